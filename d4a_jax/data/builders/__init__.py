@@ -1,0 +1,1 @@
+"""tfds builders that prepare data sets without TensorFlow."""

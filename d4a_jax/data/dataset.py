@@ -1,0 +1,283 @@
+"""The in-memory form of every data set, and the checks on it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from d4a_jax.data import statistics
+from d4a_jax.data.errors import DatasetError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled image data set with a training and a test split.
+
+    Attributes:
+      name: catalogue name, or the name given to `from_arrays`.
+      train_images: uint8 `[n, h, w, c]`, values 0..255, possibly memory-mapped.
+      train_labels: int32 `[n]`, values 0..num_classes-1.
+      test_images: uint8 `[m, h, w, c]`.
+      test_labels: int32 `[m]`.
+      class_names: one name per label.
+      mean: mean of the training pixels per channel, pixels taken in [0, 1].
+      std: their standard deviation; 1 for a channel that is constant.
+      flip: whether a horizontal flip keeps the label (False for digits).
+      fingerprint: 64 hexadecimal digits that identify these exact arrays and how they
+        were made.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        return tuple(int(side) for side in self.train_images.shape[1:])
+
+
+def make_fingerprint(**parts) -> str:
+    """Returns the SHA-256 of the parts, which are plain values, as JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_arrays(
+    name: str,
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    flip: bool = True,
+) -> Dataset:
+    """Makes a data set from arrays, after checking all of them.
+
+    Args:
+      name: any name; part of the fingerprint.
+      train_images: `[n, h, w, c]` with c = 1 or 3, uint8 or floats in [0, 1], which
+        are rounded to uint8.
+      train_labels: integers `[n]` from 0; every class has a training image.
+      test_images: `[m, h, w, c]` of the same image shape.
+      test_labels: integers `[m]`.
+      class_names: one different name per class; by default the labels themselves.
+      flip: whether a horizontal flip keeps the label.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DatasetError: an array has a wrong type, shape or value.
+    """
+    train_images = _check_images("train_images", train_images)
+    test_images = _check_images("test_images", test_images)
+    if train_images.shape[3] != test_images.shape[3]:
+        raise DatasetError(
+            f"Data set {name!r}: the training images have {train_images.shape[3]} "
+            f"channels and the test images {test_images.shape[3]}; they must agree."
+        )
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DatasetError(
+            f"Data set {name!r}: the training images are {train_images.shape[1:]} and "
+            f"the test images {test_images.shape[1:]}; they must agree."
+        )
+    train_labels = _check_labels("train_labels", train_labels, len(train_images))
+    test_labels = _check_labels("test_labels", test_labels, len(test_images))
+    if class_names is None:
+        class_names = [str(label) for label in range(int(train_labels.max()) + 1)]
+    class_names = check_class_names(name, class_names)
+    check_label_range(name, "train", train_labels, class_names, every_class=True)
+    check_label_range(name, "test", test_labels, class_names)
+    mean, std = statistics.mean_and_std(statistics.histogram(train_images))
+    digests = [
+        statistics.digest(array)
+        for array in (train_images, train_labels, test_images, test_labels)
+    ]
+    return Dataset(
+        name=name,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        class_names=class_names,
+        mean=mean,
+        std=std,
+        flip=bool(flip),
+        fingerprint=make_fingerprint(
+            name=name, version="arrays", classes=class_names, digests=digests
+        ),
+    )
+
+
+def _check_images(what: str, images: np.ndarray) -> np.ndarray:
+    images = np.asanyarray(images)
+    if images.ndim != 4:
+        raise DatasetError(
+            f"{what} has {images.ndim} dimensions, shape {images.shape}; "
+            "[n, height, width, channels] is needed."
+        )
+    if 0 in images.shape:
+        raise DatasetError(f"{what} is empty: its shape is {images.shape}.")
+    if images.shape[3] not in (1, 3):
+        raise DatasetError(
+            f"{what} has {images.shape[3]} channels, shape {images.shape}; "
+            "the last dimension must be 1 or 3."
+        )
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DatasetError(
+            f"{what} has dtype {images.dtype}; uint8, or floats in [0, 1], are needed."
+        )
+    if not np.isfinite(images).all():
+        first = np.argwhere(~np.isfinite(images))[0][0]
+        raise DatasetError(
+            f"{what} has NaN or infinite values, first in image {first}."
+        )
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise DatasetError(
+            f"{what} has floats from {low:g} to {high:g}; they must lie in [0, 1]."
+        )
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def _check_labels(what: str, labels: np.ndarray, length: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (length,):
+        raise DatasetError(
+            f"{what} has shape {labels.shape}; one label per image, shape ({length},), "
+            "is needed."
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DatasetError(f"{what} has dtype {labels.dtype}; integers are needed.")
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise DatasetError(f"{what} has the label {wrong}; labels count from 0.")
+    return labels.astype(np.int32)
+
+
+def check_class_names(name: str, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names as strings, after checking that there are two different ones.
+
+    Raises:
+      DatasetError: fewer than two classes, or a name that comes twice.
+    """
+    class_names = tuple(str(class_name) for class_name in class_names)
+    if len(class_names) < 2:
+        raise DatasetError(
+            f"Data set {name!r} has {len(class_names)} class; at least 2 are needed."
+        )
+    repeated = [c for c in class_names if class_names.count(c) > 1]
+    if repeated:
+        raise DatasetError(f"Data set {name!r} has two classes named {repeated[0]!r}.")
+    return class_names
+
+
+def check_label_range(
+    name: str,
+    split: str,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    every_class: bool = False,
+) -> None:
+    """Checks that labels lie below the number of classes.
+
+    Args:
+      name: of the data set, for the message.
+      split: of the data set, for the message.
+      labels: int `[n]`, not negative.
+      class_names: one per class.
+      every_class: whether every class must occur.
+
+    Raises:
+      DatasetError: a label is too high, or a class does not occur.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    if len(counts) > len(class_names):
+        raise DatasetError(
+            f"Data set {name!r} has the label {len(counts) - 1} in its {split} split, "
+            f"but only {len(class_names)} classes, 0 to {len(class_names) - 1}."
+        )
+    if every_class and not counts.all():
+        label = int(np.argmin(counts))
+        raise DatasetError(
+            f"Class {class_names[label]!r} (label {label}) of data set {name!r} has no "
+            f"{split} images."
+        )
+
+
+def select_classes(dataset: Dataset, classes: int | tuple[int, ...] | None) -> Dataset:
+    """Keeps some classes of a data set, relabelled 0..k-1 in the order given.
+
+    The kept images are copied into memory, in their order; mean and std are those of
+    the kept training images.
+
+    Args:
+      dataset: the whole data set.
+      classes: the first so many classes, or their labels; None keeps all.
+
+    Raises:
+      DatasetError: a class does not exist or comes twice, or fewer than 2 are left.
+    """
+    if classes is None:
+        return dataset
+    labels = _check_classes(dataset, classes)
+    relabel = np.full(dataset.num_classes, -1, np.int32)
+    relabel[list(labels)] = np.arange(len(labels))
+    kept = {}
+    for split in ("train", "test"):
+        new_labels = relabel[getattr(dataset, f"{split}_labels")]
+        rows = np.flatnonzero(new_labels >= 0)
+        if not len(rows):
+            raise DatasetError(
+                f"Data set {dataset.name!r} has no {split} images of the classes "
+                f"{labels}."
+            )
+        kept[f"{split}_images"] = np.asarray(getattr(dataset, f"{split}_images")[rows])
+        kept[f"{split}_labels"] = new_labels[rows]
+    mean, std = statistics.mean_and_std(statistics.histogram(kept["train_images"]))
+    return dataclasses.replace(
+        dataset,
+        class_names=tuple(dataset.class_names[label] for label in labels),
+        mean=mean,
+        std=std,
+        fingerprint=make_fingerprint(whole=dataset.fingerprint, labels=labels),
+        **kept,
+    )
+
+
+def _check_classes(dataset: Dataset, classes: int | tuple[int, ...]) -> tuple[int, ...]:
+    available = dataset.num_classes
+    if isinstance(classes, (int, np.integer)):
+        if not 2 <= classes <= available:
+            raise DatasetError(
+                f"classes={classes}, but data set {dataset.name!r} has {available} "
+                f"classes; give a number from 2 to {available}."
+            )
+        return tuple(range(int(classes)))
+    labels = tuple(int(label) for label in classes)
+    wrong = [label for label in labels if not 0 <= label < available]
+    if wrong:
+        raise DatasetError(
+            f"classes has the label {wrong[0]}, but data set {dataset.name!r} has the "
+            f"labels 0 to {available - 1}."
+        )
+    if len(set(labels)) != len(labels) or len(labels) < 2:
+        raise DatasetError(f"classes={labels} must be at least 2 different labels.")
+    return labels

@@ -1,0 +1,202 @@
+"""D4A: distillation in segments, each aligned with what is still difficult.
+
+    for every segment k:
+        match the pixels of S_k to the real images that the filter kept
+        freeze S_k as it will be stored
+        train networks from scratch on S_1 ... S_k: their test accuracy is reported,
+        and what they still get wrong of the real set is kept for segment k + 1
+
+One segment and no regularizer is IDC. This module is the loop on the host; each idea
+of the paper stands in a module of its own: `segments`, `surrogates`, `regularizers`,
+`filtering`, `ensemble`, `evaluation`.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from d4a_jax import stages
+from d4a_jax.artifact import DistilledDataset, save_distilled
+from d4a_jax.checkpoint import CheckpointStore
+from d4a_jax.config import Config, validate
+from d4a_jax.data import Dataset
+from d4a_jax.journal import Journal
+from d4a_jax.run import Run, check_fit, prepare
+from d4a_jax.run_state import (
+    RunState,
+    begin_segment,
+    distilled_so_far,
+    first_state,
+    restore,
+    save,
+    segment_key,
+    segment_task,
+)
+
+# How often a segment may diverge and be started over from its last checkpoint.
+_MAX_ATTEMPTS = 3
+
+
+class DivergenceError(RuntimeError):
+    """The matching loss became NaN or infinite again and again."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved where it has a directory."""
+
+
+def distill(
+    dataset: Dataset,
+    config: Config = Config(),
+    workdir: str | Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> DistilledDataset:
+    """Distills a data set by D4A.
+
+    Args:
+      dataset: real images, from `load_dataset` or `from_arrays`.
+      config: the run; of `config.data` only `data_dir` is read, where difficulty
+        measures are kept.
+      workdir: where checkpoints, metrics and the distilled set go. A run that was
+        interrupted there continues, with the result of an undisturbed one. None keeps
+        everything in memory.
+      should_stop: asked after every call of the compiled program; True saves a
+        checkpoint and ends the run by `Interrupted`.
+
+    Returns:
+      The distilled set; its metadata holds the configuration and, under `history`,
+      the test accuracy of every prefix S_1 ... S_k and the filter's figures.
+
+    Raises:
+      ConfigError: if the configuration is wrong or does not fit the data.
+      DivergenceError: if the matching loss does not stay finite.
+      Interrupted: if `should_stop` said so.
+    """
+    config = validate(config)
+    check_fit(config, dataset)
+    workdir = Path(workdir) if workdir else None
+    with contextlib.ExitStack() as stack:
+        journal = Journal(workdir)
+        stack.callback(journal.close)
+        store = None
+        if workdir:
+            keep = config.runtime.keep_checkpoints
+            store = CheckpointStore(workdir / "checkpoints", keep)
+            stack.callback(store.close)
+        run = prepare(config, dataset, journal, workdir)
+        state = _resume(run, store) or first_state(run)
+        while state.stage < len(config.segment_sizes):
+            state = _make_segment(run, state, store, should_stop)
+            state = _next_stage(run, state)
+            save(run, state, store)
+            if workdir:
+                save_distilled(workdir / "distilled", distilled_so_far(run, state))
+        return distilled_so_far(run, state)
+
+
+def _resume(run: Run, store: CheckpointStore | None) -> RunState | None:
+    state = restore(run, store)
+    if state is None:
+        return None
+    if state.stage == len(run.config.segment_sizes):
+        run.journal.say("this run is complete")
+    else:
+        where = (state.step, state.stage + 1)
+        run.journal.say("continuing after step %d of segment %d", *where)
+    return state
+
+
+def _make_segment(
+    run: Run,
+    state: RunState,
+    store: CheckpointStore | None,
+    should_stop: Callable[[], bool],
+) -> RunState:
+    """Takes the remaining matching steps of a segment, with checkpoints."""
+    total, sizes = run.config.steps_per_segment, run.config.segment_sizes
+    _, advance = run.programs(sizes[state.stage], state.stage > 0)
+    task, steps = segment_task(run, state), _steps_per_call(run)
+    saved = time.monotonic()
+    label = f"segment {state.stage + 1} of {len(sizes)}"
+    with run.journal.progress(label, total, state.step) as bar:
+        while state.step < total:
+            key = segment_key(run, state)
+            segment, metrics = advance(
+                key, state.step, steps=steps, state=state.segment, task=task
+            )
+            figures = {name: float(values.mean()) for name, values in metrics.items()}
+            if not all(map(math.isfinite, figures.values())):
+                state = _retry(run, state, store)
+                continue
+            state = state._replace(segment=segment, step=state.step + steps)
+            bar.update(state.step, **figures)
+            at = state.stage * total + state.step
+            run.journal.write(at, figures, phase="matching", segment=state.stage)
+            due = time.monotonic() - saved >= run.config.runtime.checkpoint_seconds
+            stop = should_stop()
+            if due or stop or state.step == total:
+                save(run, state, store)
+                saved = time.monotonic()
+            if stop:
+                raise Interrupted
+    return state
+
+
+def _retry(run: Run, state: RunState, store: CheckpointStore | None) -> RunState:
+    """Goes back to the last good state with another random stream, a few times."""
+    step, attempt = state.step, state.attempt + 1
+    advice = (
+        f"The matching loss of segment {state.stage + 1} is not finite after step "
+        f"{step}; a smaller matching.learning_rate than "
+        f"{run.config.matching.learning_rate} is likely to help."
+    )
+    if attempt > _MAX_ATTEMPTS:
+        raise DivergenceError(advice)
+    run.journal.say("%s Starting over from the last checkpoint.", advice)
+    restored = restore(run, store)
+    if restored is not None and restored.stage == state.stage:
+        return restored._replace(attempt=attempt)
+    return begin_segment(run, state._replace(attempt=attempt))
+
+
+def _steps_per_call(run: Run) -> int:
+    """Steps between two looks by the host: a divisor of a segment's steps."""
+    wanted = run.config.runtime.steps_per_call
+    if not wanted:
+        wanted = 1 if jax.default_backend() == "cpu" else 100
+    total = run.config.steps_per_segment
+    return next(n for n in range(min(wanted, total), 0, -1) if total % n == 0)
+
+
+def _next_stage(run: Run, state: RunState) -> RunState:
+    """Freezes a segment, tests the prefix, filters, and begins the next segment."""
+    config = run.config
+    state = stages.freeze(run, state)
+    is_last = state.stage + 1 == len(config.segment_sizes)
+    filters = config.filter.enabled and not is_last
+    networks = max(
+        stages.evaluation_repeats(run, state),
+        config.filter.networks if filters else 0,
+    )
+    entry = {
+        "segment": state.stage,
+        "images_per_class": sum(config.segment_sizes[: state.stage + 1]),
+    }
+    if networks:
+        variables = stages.train_on_prefix(run, state, networks)
+    if config.evaluation.enabled:
+        entry["evaluation"] = stages.test_prefix(run, state, variables)
+    if filters:
+        state, entry["filter"] = stages.filter_real_data(run, state, variables)
+    state = state._replace(
+        stage=state.stage + 1,
+        step=0,
+        attempt=0,
+        segment=None,
+        history=(*state.history, entry),
+    )
+    return state if is_last else begin_segment(run, state)

@@ -1,0 +1,259 @@
+"""Networks trained from scratch on the same recipe, and what they predict.
+
+One program trains several networks, each from its own key and on its own part of the
+training images. It serves the evaluation of a distilled set, the networks of D4A's
+filter (the same ones) and the cross-fitted networks that measure difficulty.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from d4a_jax import rng
+from d4a_jax.formation import form_tiles
+from d4a_jax.networks import Network
+from d4a_jax.parallel import (
+    Layout,
+    compiled,
+    map_batches,
+    map_items,
+    on_each_device,
+    replicate,
+    spread,
+)
+from d4a_jax.training import (
+    Batch,
+    NetworkState,
+    Normalization,
+    Recipe,
+    sgd,
+    start,
+    step_decay,
+    train_step,
+)
+
+ProgressHook = Callable[[int, int, dict], None]
+
+
+class TrainingImages(NamedTuple):
+    """Stored images uint8 `[n, h, w, c]` and labels int32 `[n]`; all networks' share."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class Subsets(NamedTuple):
+    """Which images each network trains on: `rows[e, :counts[e]]` for network e.
+
+    Attributes:
+      rows: int32 `[E, n]`, row numbers of the training images.
+      counts: int32 `[E]`.
+    """
+
+    rows: np.ndarray
+    counts: np.ndarray
+
+
+class _Member(NamedTuple):
+    """One network in training; stacked along a leading axis for all of them."""
+
+    key: jax.Array
+    rows: jax.Array
+    count: jax.Array
+    order: jax.Array
+    state: NetworkState
+
+
+class Ensemble:
+    """Trains networks of one kind by one recipe; compiled once, used many times.
+
+    Args:
+      network: the network to train.
+      recipe: see `training.Recipe`; with learning rate decay as in `step_decay`.
+      normalize: of the real training set, which the distilled set shares.
+      factor: multi-formation factor of the training images; 1 for real ones.
+      layout: devices; networks are spread over them.
+      predict_batch: images classified at once.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        normalize: Normalization,
+        factor: int,
+        layout: Layout,
+        predict_batch: int,
+    ):
+        self.network = network
+        self.recipe = recipe
+        self.normalize = normalize
+        self.factor = factor
+        self.layout = layout
+        self.predict_batch = predict_batch
+        self._begin = compiled(self._begin_all)
+        self._advance = compiled(self._advance_all, donate=("members",))
+        self._reductions: dict[Callable, Callable] = {}
+
+    def total_steps(self, count: int, epochs: int, max_steps: int | None) -> int:
+        """Steps of a training on `count` stored images, never more than `max_steps`."""
+        formed = count * self.factor**2
+        steps = epochs * math.ceil(formed / self.recipe.batch_size)
+        return min(steps, max_steps) if max_steps else steps
+
+    def fit(
+        self,
+        key: jax.Array,
+        training: TrainingImages,
+        subsets: Subsets,
+        total_steps: int,
+        progress: ProgressHook | None = None,
+        steps_per_call: int = 100,
+    ) -> dict:
+        """Trains one network per subset and returns their variables, stacked `[E, ...]`.
+
+        Args:
+          key: typed key; network e uses the stream `("member", e)`.
+          training: the images that `subsets` points into.
+          subsets: what each network sees.
+          total_steps: SGD steps of each network.
+          progress: called with (steps done, total steps, figures) after every call.
+          steps_per_call: steps between two calls of `progress`; no effect on results.
+        """
+        count = len(subsets.counts)
+        keys = jax.vmap(lambda e: rng.stream(key, "member", e))(jnp.arange(count))
+        training = replicate(self.layout, training)
+        members = self._begin(*spread(self.layout, (keys, *subsets)))
+        for first in range(0, total_steps, steps_per_call):
+            last = min(first + steps_per_call, total_steps)
+            bounds = np.array([first, last, total_steps], np.int32)
+            members, loss = self._advance((training, bounds), members=members)
+            if progress:
+                progress(last, total_steps, {"loss": float(loss[:count].mean())})
+        return jax.tree.map(lambda x: x[:count], members.state.variables)
+
+    def predict(
+        self, variables: dict, images: Any, labels: Any, reduce: Callable
+    ) -> Any:
+        """Classifies images with all networks and reduces the logits batch by batch.
+
+        Args:
+          variables: stacked variables from `fit`.
+          images: uint8 `[n, h, w, c]` spread over the devices (see `parallel.spread`),
+            or `[C, m, h, w, c]` grouped by class.
+          labels: int32 of the images' leading shape.
+          reduce: pure function of (logits `[E, b, classes]`, labels `[b]`) to a tree of
+            arrays `[b, ...]`. Pass the same function object to reuse its program.
+
+        Returns:
+          What `reduce` returns, for all images, in the leading shape of `labels`.
+        """
+        if reduce not in self._reductions:
+            self._reductions[reduce] = compiled(
+                lambda variables, images, labels: self._predict_all(
+                    variables, images, labels, reduce
+                )
+            )
+        variables = replicate(self.layout, variables)
+        return self._reductions[reduce](variables, images, labels)
+
+    def _optimizer(self, total_steps):
+        return sgd(self.recipe, step_decay(self.recipe.learning_rate, total_steps))
+
+    def _begin_all(self, keys, rows, counts):
+        # Only the structure of its state matters here, not the length of training.
+        optimizer = self._optimizer(total_steps=1)
+
+        def one(_, items, index):
+            key, rows, count = (item[index] for item in items)
+            state = start(rng.stream(key, "network"), self.network, optimizer)
+            order = jnp.zeros(len(rows) * self.factor**2, jnp.int32)
+            return _Member(key, rows, count, order, state)
+
+        return map_items(self.layout, one, (), (keys, rows, counts))
+
+    def _advance_all(self, shared, members):
+        return map_items(self.layout, self._advance_one, shared, members)
+
+    def _advance_one(self, shared, members, index):
+        training, (first, last, total_steps) = shared
+        member = jax.tree.map(lambda x: x[index], members)
+        optimizer = self._optimizer(total_steps)
+        size = self.recipe.batch_size
+        formed = member.count * self.factor**2
+        epoch_steps = -(-formed // size)
+
+        def step_once(step, carry):
+            state, order, _ = carry
+            epoch, place = step // epoch_steps, step % epoch_steps
+            order = lax.cond(
+                place == 0,
+                lambda: _shuffled(
+                    rng.stream(member.key, "epoch", epoch), formed, len(order)
+                ),
+                lambda: order,
+            )
+            positions = place * size + jnp.arange(size)
+            batch = self._batch(training, member, order[positions % formed])
+            batch = batch._replace(weights=(positions < formed).astype(jnp.float32))
+            state, loss = train_step(
+                rng.stream(member.key, "step", step),
+                self.network,
+                optimizer,
+                self.recipe,
+                self.normalize,
+                state,
+                batch,
+            )
+            return state, order, loss
+
+        carry = (member.state, member.order, jnp.zeros(()))
+        state, order, loss = lax.fori_loop(first, last, step_once, carry)
+        return member._replace(state=state, order=order), loss
+
+    def _batch(self, training, member, formed_positions):
+        tiles = self.factor**2
+        rows = member.rows[formed_positions // tiles]
+        images = training.images[rows].astype(jnp.float32) / 255.0
+        images = form_tiles(images, formed_positions % tiles, self.factor)
+        return Batch(images, training.labels[rows], jnp.ones(len(rows)))
+
+    def _predict_all(self, variables, images, labels, reduce):
+        def logits_of(variables, images):
+            logits, _ = self.network.apply(variables, self.normalize(images), False)
+            return logits
+
+        def on_batch(variables, batch):
+            images, labels = batch
+            if self.layout.chunk == 1:
+                logits = lax.map(lambda v: logits_of(v, images), variables)
+            else:
+                logits = jax.vmap(logits_of, (0, None))(variables, images)
+            return reduce(logits, labels)
+
+        def local(variables, arrays):
+            images, labels = arrays
+            flat = (images.reshape(-1, *images.shape[labels.ndim :]), labels.ravel())
+            out = map_batches(
+                lambda batch: on_batch(variables, batch), flat, self.predict_batch
+            )
+            return jax.tree.map(lambda x: x.reshape(*labels.shape, *x.shape[1:]), out)
+
+        return on_each_device(self.layout, local, variables, (images, labels))
+
+
+def _shuffled(key, count, capacity):
+    """A permutation of the first `count` of `capacity` positions, then the others."""
+    priority = jax.random.uniform(key, (capacity,))
+    return jnp.argsort(jnp.where(jnp.arange(capacity) < count, priority, 2.0))
+
+
+def everything(count: int, capacity: int, networks: int) -> Subsets:
+    """All networks train on the first `count` of `capacity` images."""
+    rows = np.tile(np.arange(capacity, dtype=np.int32), (networks, 1))
+    return Subsets(rows, np.full(networks, count, np.int32))

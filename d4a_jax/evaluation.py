@@ -1,0 +1,160 @@
+"""The judge: networks trained from scratch on a distilled set, tested on real images.
+
+The recipe is IDC's with hard labels (see `EvaluationConfig`): the images as exported
+(uint8), multi-formation, SGD with learning rate steps, augmentation and CutMix; top-1
+(and top-5 from 100 classes on) of the last step on the untouched test split.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from d4a_jax.artifact import DistilledDataset
+from d4a_jax.config import EvaluationConfig, RuntimeConfig
+from d4a_jax.data import Dataset
+from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
+from d4a_jax.networks import create_network
+from d4a_jax.parallel import Layout, make_layout, spread
+from d4a_jax.training import Normalization
+
+_TOP5_FROM = 100
+
+
+class Evaluation(NamedTuple):
+    """Test accuracy of networks trained on one set.
+
+    Attributes:
+      network: specification of the network.
+      top1: accuracy of each repeat in [0, 1], last step.
+      top5: the same for the five largest logits; empty below 100 classes.
+      steps: SGD steps of each training.
+    """
+
+    network: str
+    top1: tuple[float, ...]
+    top5: tuple[float, ...]
+    steps: int
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.top1))
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation over the repeats; 0 for a single one."""
+        return float(np.std(self.top1, ddof=1)) if len(self.top1) > 1 else 0.0
+
+    def summary(self) -> dict[str, float]:
+        """Figures to record, accuracies in percent."""
+        figures = {"top1": 100 * self.mean, "top1_std": 100 * self.std}
+        if self.top5:
+            figures["top5"] = 100 * float(np.mean(self.top5))
+        return figures | {"repeats": len(self.top1), "steps": self.steps}
+
+
+def hits(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether the label has the largest, and one of the five largest, logits.
+
+    Args:
+      logits: `[E, b, classes]`.
+      labels: `[b]`.
+
+    Returns:
+      Two bool arrays `[b, E]`.
+    """
+    own = jnp.take_along_axis(logits, labels[None, :, None], axis=-1)
+    rank = jnp.sum(logits > own, axis=-1).T
+    best = (jnp.argmax(logits, axis=-1) == labels).T
+    return best, rank < 5
+
+
+class Judge:
+    """Tests networks on the test split of one data set, which it keeps on the devices."""
+
+    def __init__(self, dataset: Dataset, layout: Layout):
+        self.count = len(dataset.test_labels)
+        self.num_classes = dataset.num_classes
+        arrays = (np.asarray(dataset.test_images), dataset.test_labels)
+        self.images, self.labels = spread(layout, arrays)
+
+    def test(self, ensemble: Ensemble, variables: dict, repeats: int, steps: int):
+        """Accuracy of the first `repeats` networks of a trained ensemble."""
+        first = jax.tree.map(lambda x: x[:repeats], variables)
+        result = ensemble.predict(first, self.images, self.labels, hits)
+        top1, top5 = (np.asarray(hit)[: self.count].mean(0) for hit in result)
+        shown = tuple(map(float, top5)) if self.num_classes >= _TOP5_FROM else ()
+        return Evaluation(ensemble.network.spec, tuple(map(float, top1)), shown, steps)
+
+
+def evaluate(
+    distilled: DistilledDataset,
+    dataset: Dataset,
+    networks: Sequence[str] = ("convnet",),
+    config: EvaluationConfig = EvaluationConfig(),
+    runtime: RuntimeConfig = RuntimeConfig(),
+    seed: int = 0,
+    progress: ProgressHook | None = None,
+) -> list[Evaluation]:
+    """Trains networks from scratch on a distilled set and tests them on real images.
+
+    Args:
+      distilled: what was distilled from `dataset`.
+      dataset: the real data; only its test split is used.
+      networks: specifications as `networks.create_network` takes them.
+      config: the recipe and the number of repeats; its `network` is not used.
+      runtime: layout on the hardware.
+      seed: of initializations, batches and augmentation.
+      progress: called with (steps done, total steps, figures).
+
+    Returns:
+      One evaluation per network.
+
+    Raises:
+      ValueError: if the sets do not belong together or a network is unknown.
+    """
+    _check_match(distilled, dataset)
+    kinds = [_network(spec, dataset, runtime) for spec in networks]
+    layout = make_layout(runtime.devices, runtime.class_chunk)
+    judge = Judge(dataset, layout)
+    count = len(distilled.labels)
+    results = []
+    for network in kinds:
+        ensemble = Ensemble(
+            network,
+            config,
+            Normalization(dataset.mean, dataset.std),
+            distilled.factor,
+            layout,
+            runtime.predict_batch,
+        )
+        steps = ensemble.total_steps(count, config.epochs, config.max_steps)
+        variables = ensemble.fit(
+            jax.random.key(seed),
+            TrainingImages(distilled.images, distilled.labels),
+            everything(count, count, config.repeats),
+            steps,
+            progress,
+        )
+        results.append(judge.test(ensemble, variables, config.repeats, steps))
+    return results
+
+
+def _network(spec, dataset, runtime):
+    dtype = jnp.dtype(runtime.compute_dtype)
+    return create_network(spec, dataset.num_classes, dataset.image_shape, dtype)
+
+
+def _check_match(distilled, dataset):
+    if distilled.images.shape[1:] != dataset.image_shape:
+        raise ValueError(
+            f"the distilled images have shape {distilled.images.shape[1:]}; those of "
+            f"{dataset.name} have {dataset.image_shape}."
+        )
+    if distilled.num_classes != dataset.num_classes:
+        raise ValueError(
+            f"the distilled set has {distilled.num_classes} classes; {dataset.name} "
+            f"has {dataset.num_classes}."
+        )

@@ -1,0 +1,50 @@
+"""What a run tells while it works: figures on disk and progress on the terminal."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from d4a_jax.log import logger
+
+from d4a_jax.metrics import MetricsWriter, Progress, read_metrics
+
+
+class Journal:
+    """Metrics of a run, or nothing but log lines where it has no working directory.
+
+    Args:
+      workdir: where `metrics.jsonl` and TensorBoard's files go; None for nowhere.
+    """
+
+    def __init__(self, workdir: Path | None):
+        self._writer = MetricsWriter(workdir) if workdir else None
+        self.lines = len(read_metrics(workdir)) if workdir else 0
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def rewind(self, lines: int) -> None:
+        """Keeps the first records only: the others will be written again."""
+        if self._writer:
+            places = itertools.count()
+            self._writer.rewind(lambda record: next(places) < lines)
+        self.lines = lines
+
+    def write(self, step: int, values: dict[str, float], **tags: Any) -> None:
+        """Records figures of a step; tags say what they are figures of."""
+        self.lines += 1
+        if self._writer:
+            self._writer.write(step, values, **tags)
+
+    def say(self, message: str, *values: Any) -> None:
+        """One line for the person who waits."""
+        logger.info(message, *values)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Progress]:
+        """Shows the progress of a loop of `total` steps."""
+        with Progress(total=total, initial=done, label=label) as progress:
+            yield progress

@@ -1,0 +1,200 @@
+"""Where work meets hardware: device mesh, sharding, batching and compilation.
+
+Everything that is independent along its leading axis (classes, networks of an
+ensemble, images to classify) is spread over a one-dimensional mesh of all devices.
+Library functions elsewhere are pure and know nothing of devices. The number of devices
+never changes a result: keys belong to the class or the network, not to the device.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "items"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The devices and how many items each of them computes at once.
+
+    Attributes:
+      mesh: one-dimensional mesh over which items are spread.
+      chunk: items batched together on a device; zero batches all of them. CPUs are
+        fastest with one at a time, because a batched kernel gradient needs several
+        times the memory and gains nothing.
+    """
+
+    mesh: Mesh
+    chunk: int
+
+    @property
+    def num_devices(self) -> int:
+        return self.mesh.size
+
+    def padded(self, count: int) -> int:
+        """The next multiple of the number of devices."""
+        return math.ceil(count / self.num_devices) * self.num_devices
+
+
+def make_layout(devices: int = 0, chunk: int = 0) -> Layout:
+    """Lays the work out over this process's devices.
+
+    Args:
+      devices: how many to use; zero for all.
+      chunk: items batched together on one device; zero leaves it to the backend (one
+        on CPU, all on accelerators).
+
+    Raises:
+      ValueError: if there are fewer devices than asked for.
+    """
+    available = jax.devices()
+    if devices > len(available):
+        raise ValueError(
+            f"runtime.devices is {devices}; this machine has {len(available)} "
+            f"{available[0].platform} devices."
+        )
+    mesh = jax.make_mesh(
+        (devices or len(available),),
+        (AXIS,),
+        axis_types=(AxisType.Auto,),
+        devices=available[: devices or len(available)],
+    )
+    if not chunk and available[0].platform == "cpu":
+        chunk = 1
+    return Layout(mesh, chunk)
+
+
+def spread(layout: Layout, tree: Any) -> Any:
+    """Puts arrays on the devices, split along their leading axis.
+
+    Leading axes that the number of devices does not divide are padded by repeating
+    the last item.
+    """
+
+    def put(array):
+        missing = layout.padded(len(array)) - len(array)
+        if missing:
+            tail = array[-1:]
+            stack = jnp if isinstance(array, jax.Array) else np
+            array = stack.concatenate([array] + [tail] * missing)
+        return jax.device_put(array, NamedSharding(layout.mesh, P(AXIS)))
+
+    return jax.tree.map(put, tree)
+
+
+def replicate(layout: Layout, tree: Any) -> Any:
+    """Puts a copy of every array on every device."""
+    return jax.device_put(tree, NamedSharding(layout.mesh, P()))
+
+
+def map_items(
+    layout: Layout,
+    function: Callable[[Any, Any, jax.Array], Any],
+    shared: Any,
+    items: Any,
+) -> Any:
+    """Applies a function to every item along the leading axis.
+
+    The function receives all items of its device and the index of the one to work on,
+    so that it can gather the few rows it needs: slicing whole items out would copy a
+    class's images in every step.
+
+    Args:
+      layout: devices and chunk.
+      function: of (shared, items on this device, index) for one item.
+      shared: tree that all items use.
+      items: tree of arrays whose leading axis is a multiple of the number of devices.
+
+    Returns:
+      The results, stacked along a leading axis.
+    """
+
+    def on_device(shared, items):
+        count = len(jax.tree.leaves(items)[0])
+        one = lambda index: function(shared, items, index)
+        indices = jnp.arange(count)
+        if layout.chunk == 0 or layout.chunk >= count:
+            return jax.vmap(one)(indices)
+        chunk = math.gcd(count, layout.chunk)
+        return lax.map(one, indices, batch_size=chunk if chunk > 1 else None)
+
+    return on_each_device(layout, on_device, shared, items)
+
+
+def on_each_device(
+    layout: Layout, function: Callable[[Any, Any], Any], shared: Any, items: Any
+) -> Any:
+    """Runs a function on every device's share of the items, without communication."""
+    if layout.num_devices == 1:
+        return function(shared, items)
+
+    # Nothing is communicated, so every derivative is that of the device's own items.
+    # With `check_vma` the one with respect to `shared` would be summed over devices.
+    return jax.shard_map(
+        function,
+        mesh=layout.mesh,
+        in_specs=(P(), P(AXIS)),
+        out_specs=P(AXIS),
+        check_vma=False,
+    )(shared, items)
+
+
+def split_batch(layout: Layout, tree: Any) -> Any:
+    """Asks for a batch to be split over the devices where its size allows it."""
+
+    def constrain(array):
+        if layout.num_devices == 1 or len(array) % layout.num_devices:
+            return array
+        sharding = NamedSharding(layout.mesh, P(AXIS))
+        return lax.with_sharding_constraint(array, sharding)
+
+    return jax.tree.map(constrain, tree)
+
+
+def map_batches(function: Callable[[Any], Any], arrays: Any, batch_size: int) -> Any:
+    """Applies a function to consecutive batches and joins what it returns.
+
+    Args:
+      function: of a tree of batches `[b, ...]`, returning a tree of `[b, ...]`.
+      arrays: tree of arrays `[n, ...]`.
+      batch_size: largest b.
+
+    Returns:
+      Tree of `[n, ...]`. Nothing is padded: the last batch overlaps the one before.
+    """
+    count = len(jax.tree.leaves(arrays)[0])
+    size = min(batch_size, count)
+    batches = math.ceil(count / size)
+    starts = jnp.minimum(jnp.arange(batches) * size, count - size)
+
+    def one(start):
+        cut = lambda x: lax.dynamic_slice_in_dim(x, start, size)
+        return function(jax.tree.map(cut, arrays))
+
+    def join(parts):
+        tail = parts[-1][size - (count - (batches - 1) * size) :]
+        head = parts[:-1].reshape(-1, *parts.shape[2:])
+        return jnp.concatenate([head, tail])
+
+    return jax.tree.map(join, lax.map(one, starts))
+
+
+def compiled(
+    function: Callable, donate: tuple[str, ...] = (), static: tuple[str, ...] = ()
+) -> Callable:
+    """Compiles a function.
+
+    Args:
+      function: a pure function.
+      donate: names of arguments whose buffers are reused for the results.
+      static: names of arguments that the program is specialized to.
+    """
+    return jax.jit(function, donate_argnames=donate, static_argnames=static)

@@ -1,0 +1,123 @@
+"""The real set on the devices, class by class, and the part of it that is matched."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from d4a_jax import rng
+from d4a_jax.parallel import Layout, spread
+
+
+class ClassIndex(NamedTuple):
+    """Where each class's images stand in the data set (host arrays).
+
+    Attributes:
+      rows: int64 `[C, m]`, row numbers of each class's images in their order, padded
+        by repeating the class's first row; m is the size of the largest class.
+      counts: int32 `[C]`, images per class.
+    """
+
+    rows: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def valid(self) -> np.ndarray:
+        """bool `[C, m]`, False where `rows` is padding."""
+        return np.arange(self.rows.shape[1]) < self.counts[:, None]
+
+    def to_rows(self, values: np.ndarray) -> np.ndarray:
+        """Reorders per-image values `[C, m, ...]` to the order of the data set."""
+        out = np.empty((int(self.counts.sum()), *values.shape[2:]), values.dtype)
+        out[self.rows[self.valid]] = values[self.valid]
+        return out
+
+    def to_classes(self, values: np.ndarray) -> np.ndarray:
+        """Reorders values in the order of the data set to `[C, m, ...]`."""
+        return np.asarray(values)[self.rows]
+
+
+class RealData(NamedTuple):
+    """The real training set, grouped by class and spread over the devices.
+
+    Attributes:
+      images: uint8 `[C, m, h, w, c]`.
+      labels: int32 `[C]`, the class of each group.
+      counts: int32 `[C]`, images per class; positions beyond are padding.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    counts: jax.Array
+
+
+class Pool(NamedTuple):
+    """The images that are matched: for each class, positions within the class.
+
+    Attributes:
+      positions: int32 `[C, m]`, the kept ones first.
+      counts: int32 `[C]`, how many are kept; zero only for padding classes.
+    """
+
+    positions: jax.Array
+    counts: jax.Array
+
+
+def index_classes(labels: np.ndarray, num_classes: int) -> ClassIndex:
+    """Groups the rows of a data set by class, keeping their order.
+
+    Raises:
+      ValueError: if a class has no image.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        raise ValueError(f"class {empty} has no training image; every class needs one.")
+    rows = np.empty((num_classes, counts.max()), np.int64)
+    for label in range(num_classes):
+        members = np.flatnonzero(labels == label)
+        rows[label] = members[0]
+        rows[label, : len(members)] = members
+    return ClassIndex(rows, counts.astype(np.int32))
+
+
+def load_real_data(images: np.ndarray, index: ClassIndex, layout: Layout) -> RealData:
+    """Puts a data set on the devices, each holding the images of its own classes.
+
+    Args:
+      images: uint8 `[n, h, w, c]`, possibly memory-mapped.
+      index: the classes' rows.
+      layout: the devices. Padding classes repeat the last one with a count of zero.
+    """
+    num_classes = len(index.counts)
+    labels = np.arange(num_classes, dtype=np.int32)
+    grouped = np.stack([np.asarray(images[rows]) for rows in index.rows])
+    data = RealData(*spread(layout, (grouped, labels, index.counts)))
+    real = jnp.arange(len(data.counts)) < num_classes
+    return data._replace(counts=jnp.where(real, data.counts, 0))
+
+
+def make_pool(kept: np.ndarray, layout: Layout) -> Pool:
+    """The pool of the images marked True in bool `[C, m]`."""
+    order = np.argsort(~kept, axis=1, kind="stable").astype(np.int32)
+    pool = Pool(*spread(layout, (order, kept.sum(1).astype(np.int32))))
+    real = jnp.arange(len(pool.counts)) < len(kept)
+    return pool._replace(counts=jnp.where(real, pool.counts, 0))
+
+
+def draw_images(
+    key: jax.Array, data: RealData, pool: Pool, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draws images uniformly from the pool over all classes, without replacement.
+
+    Returns:
+      Images uint8 `[size, h, w, c]` and labels int32 `[size]`.
+    """
+    classes, capacity = pool.positions.shape
+    ends = jnp.cumsum(pool.counts)
+    ranks = rng.sample_without_replacement(key, ends[-1], classes * capacity, size)
+    group = jnp.searchsorted(ends, ranks, side="right")
+    within = ranks - (ends - pool.counts)[group]
+    images = data.images[group, pool.positions[group, within]]
+    return images, data.labels[group]

@@ -1,0 +1,166 @@
+"""How far a run has come, and its way to the disk and back."""
+
+import importlib.metadata
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from d4a_jax import rng
+from d4a_jax.artifact import DistilledDataset
+from d4a_jax.checkpoint import CheckpointStore
+from d4a_jax.parallel import spread
+from d4a_jax.real_data import make_pool
+from d4a_jax.run import Run
+from d4a_jax.segments import SegmentState
+from d4a_jax.surrogates import Task
+
+
+class RunState(NamedTuple):
+    """The state of a run; all of it is in a checkpoint.
+
+    Attributes:
+      stage: number of the segment in the making; the number of segments when done.
+      step: matching steps that it has taken.
+      attempt: how often it was started over because the matching loss diverged.
+      segment: its state on the devices; None when done.
+      finished: uint8 `[C, images per class, h, w, c]`, filled by finished segments.
+      kept: bool `[C, m]`, the real images that the segment is matched to.
+      easy: bool `[C, m]`, what the filter's networks got right, False at first.
+      history: figures of every finished segment.
+    """
+
+    stage: int
+    step: int
+    attempt: int
+    segment: SegmentState | None
+    finished: np.ndarray
+    kept: np.ndarray
+    easy: np.ndarray
+    history: tuple[dict[str, Any], ...]
+
+
+def segment_key(run: Run, state: RunState) -> jax.Array:
+    """The key of all randomness in the making of a segment."""
+    return rng.stream(run.key, "segment", state.stage, state.attempt)
+
+
+def segment_task(run: Run, state: RunState) -> Task:
+    """What the segment of a stage is matched to."""
+    sizes = run.config.segment_sizes
+    places = max(1, sum(sizes) - sizes[-1])
+    previous = spread(run.layout, state.finished[:, :places])
+    count = jnp.int32(sum(sizes[: state.stage]))
+    return Task(run.data, make_pool(state.kept, run.layout), previous, count)
+
+
+def begin_segment(run: Run, state: RunState) -> RunState:
+    """The state before the first step of the segment of a stage."""
+    size = run.config.segment_sizes[state.stage]
+    init, _ = run.programs(size, state.stage > 0)
+    segment = init(segment_key(run, state), segment_task(run, state))
+    return state._replace(step=0, segment=segment)
+
+
+def first_state(run: Run) -> RunState:
+    """The beginning: every real image is kept, nothing is finished."""
+    shape = (run.dataset.num_classes, run.config.synthetic.images_per_class)
+    finished = np.zeros((*shape, *run.dataset.image_shape), np.uint8)
+    valid = run.index.valid
+    easy = np.zeros_like(valid)
+    return begin_segment(run, RunState(0, 0, 0, None, finished, valid, easy, ()))
+
+
+def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
+    """Writes a checkpoint, where the run has a store."""
+    if store is None:
+        return
+    record = {
+        "stage": state.stage,
+        "step": state.step,
+        "attempt": state.attempt,
+        "history": list(state.history),
+        "metrics_lines": run.journal.lines,
+    }
+    number = state.stage * (run.config.steps_per_segment + 1) + state.step
+    store.save(number, _arrays(state), record)
+
+
+def restore(run: Run, store: CheckpointStore | None) -> RunState | None:
+    """The state of the newest intact checkpoint; None where there is none."""
+    if store is None:
+        return None
+    found = store.restore(lambda record: _abstract(run, record))
+    if found is None:
+        run.journal.rewind(0)
+        return None
+    _, arrays, record = found
+    run.journal.rewind(record["metrics_lines"])
+    return RunState(
+        record["stage"],
+        record["step"],
+        record["attempt"],
+        history=tuple(record["history"]),
+        **({"segment": None} | arrays),
+    )
+
+
+def _arrays(state: RunState) -> dict:
+    """What a checkpoint holds; a complete run has no segment in the making."""
+    arrays = {name: getattr(state, name) for name in ("finished", "kept", "easy")}
+    if state.segment is not None:
+        arrays["segment"] = state.segment
+    return arrays
+
+
+def _abstract(run: Run, record: dict) -> dict:
+    """Shapes and shardings of a checkpoint; segments may differ in size."""
+    state = first_state(run)._replace(stage=record["stage"])
+    if state.stage == len(run.config.segment_sizes):
+        state = state._replace(segment=None)
+    else:
+        state = begin_segment(run, state)
+    return jax.tree.map(_abstract_leaf, _arrays(state))
+
+
+def _abstract_leaf(leaf):
+    """Host arrays stand for themselves; orbax takes no shape without a sharding."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def distilled_so_far(run: Run, state: RunState) -> DistilledDataset:
+    """The finished segments as a distilled set, segment by segment, class by class."""
+    sizes = run.config.segment_sizes[: state.stage]
+    classes = run.dataset.num_classes
+    images, labels, segments = [], [], []
+    for segment, size in enumerate(sizes):
+        first = sum(sizes[:segment])
+        part = state.finished[:, first : first + size]
+        images.append(part.reshape(-1, *part.shape[2:]))
+        labels.append(np.repeat(np.arange(classes, dtype=np.int32), size))
+        segments.append(np.full(classes * size, segment, np.int32))
+    parts = (np.concatenate(part) for part in (images, labels, segments))
+    return DistilledDataset(*parts, _metadata(run, state, sizes))
+
+
+def _metadata(run, state, sizes):
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "dataset": run.dataset.name,
+        "dataset_fingerprint": run.dataset.fingerprint,
+        "class_names": list(run.dataset.class_names),
+        "mean": list(run.dataset.mean),
+        "std": list(run.dataset.std),
+        "flip": run.dataset.flip,
+        "factor": run.config.synthetic.factor,
+        "images_per_class": sum(sizes),
+        "segment_sizes": list(sizes),
+        "protocol": run.config.to_dict()["evaluation"],
+        "config": run.config.identity(),
+        "seed": run.config.seed,
+        "history": list(state.history),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }

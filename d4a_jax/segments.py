@@ -1,0 +1,147 @@
+"""One segment: its pixels, their optimizer and the loop of matching steps.
+
+Which surrogate objective moves the pixels is unknown here; see `surrogates`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from d4a_jax import rng
+from d4a_jax.config import Config
+from d4a_jax.formation import compose
+from d4a_jax.parallel import Layout, map_items
+from d4a_jax.surrogates import Surrogate, Task
+
+
+class SegmentState(NamedTuple):
+    """A segment in the making.
+
+    Attributes:
+      pixels: float32 `[C, n, h, w, c]`, stored images, nominally in [0, 1].
+      opt_state: of the pixel optimizer.
+      surrogate: state of the surrogate, such as its current network.
+    """
+
+    pixels: jax.Array
+    opt_state: Any
+    surrogate: Any
+
+
+def pixel_learning_rate(config: Config, size: int, side: int) -> float:
+    """IDC's rule: base * (images per class / 10) * (side / 32)**2.
+
+    Args:
+      config: `matching.learning_rate` is the base; `learning_rate_scaling` says whether
+        the images per class are the segment's or the total.
+      size: images per class of the segment.
+      side: height of the images.
+    """
+    total = config.matching.learning_rate_scaling == "total"
+    images = config.synthetic.images_per_class if total else size
+    return config.matching.learning_rate * (images / 10) * (side / 32) ** 2
+
+
+def pixel_optimizer(
+    learning_rate: float, momentum: float, num_classes: int
+) -> optax.GradientTransformation:
+    """IDC's optimizer in closed form, for all classes at once.
+
+    IDC steps one momentum SGD over a tensor of all C classes after every class, so a
+    class is also moved by C - 1 steps without a gradient of its own. Between two of
+    its turns its velocity v decays by m^C and its images move by
+    lr (1 + m + ... + m^(C-1)) v. Seen at the moments of its turns, that is exactly
+    momentum SGD with momentum m^C and learning rate lr (1 - m^C) / (1 - m): for
+    m = 0.5 and ten classes or more, plain SGD at twice the rate.
+    """
+    decay = momentum**num_classes
+    return optax.sgd(
+        learning_rate * (1 - decay) / (1 - momentum),
+        momentum=decay if decay > 1e-7 else None,
+    )
+
+
+def initial_pixels(
+    key: jax.Array, task: Task, size: int, config: Config, layout: Layout
+) -> jax.Array:
+    """The first images of a segment: mosaics of real images that the filter kept.
+
+    Multi-formation's mosaics hold factor**2 downscaled images each (IDC), drawn for
+    each class without replacement from its pool; or noise around gray.
+
+    Returns:
+      float32 `[C, size, h, w, c]` in [0, 1].
+    """
+    factor = config.synthetic.factor
+    count = size * factor**2
+
+    def of_class(key, items, index):
+        data, pool = items
+        label = data.labels[index]
+        key = jax.random.fold_in(key, label)
+        if config.synthetic.init == "noise":
+            shape = (size, *data.images.shape[2:])
+            return jnp.clip(jax.random.normal(key, shape) / 4 + 0.5, 0.0, 1.0)
+        positions = pool.positions[index]
+        available = jnp.maximum(pool.counts[index], 1)
+        drawn = rng.sample_without_replacement(key, available, len(positions), count)
+        images = data.images[index, positions[drawn]].astype(jnp.float32) / 255.0
+        return compose(images, factor)
+
+    return map_items(layout, of_class, key, (task.data, task.pool))
+
+
+def segment_functions(
+    config: Config,
+    surrogate: Surrogate,
+    optimizer: optax.GradientTransformation,
+    layout: Layout,
+    size: int,
+) -> tuple[Callable, Callable]:
+    """The pair of functions that make a segment.
+
+    Args:
+      config: the run.
+      surrogate: the objective.
+      optimizer: of the pixels.
+      layout: devices.
+      size: images per class of the segment.
+
+    Returns:
+      `init`: (key, task) -> SegmentState, and
+      `advance`: (key, first step, steps, state, task) -> (SegmentState, metrics), where
+      `steps` is static and metrics are arrays `[steps]`. A step depends on the key and
+      its number alone, so any division into calls gives the same result.
+    """
+    matching = config.matching
+
+    def init(key: jax.Array, task: Task) -> SegmentState:
+        pixels = initial_pixels(rng.stream(key, "pixels"), task, size, config, layout)
+        return SegmentState(pixels, optimizer.init(pixels), surrogate.init(key, task))
+
+    def one(key, step, state, task):
+        # IDC keeps images in range only when a new network starts.
+        starts = (matching.clip == "step") | (step % matching.inner_iterations == 0)
+        pixels = jnp.where(starts, jnp.clip(state.pixels, 0.0, 1.0), state.pixels)
+        result, inner = surrogate.update(key, step, state.surrogate, pixels, task)
+        updates, opt_state = optimizer.update(result.gradient, state.opt_state)
+        pixels = optax.apply_updates(pixels, updates)
+        return SegmentState(pixels, opt_state, inner), result.metrics
+
+    def advance(key, first, steps: int, state: SegmentState, task: Task):
+        return lax.scan(
+            lambda state, step: one(key, step, state, task),
+            state,
+            first + jnp.arange(steps),
+        )
+
+    return init, advance
+
+
+def finish(pixels: jax.Array) -> jax.Array:
+    """What is stored and seen by everything after: uint8, rounded and clipped."""
+    return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8)

@@ -1,0 +1,140 @@
+"""Between two segments: networks trained on the prefix are tested, and they filter."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from d4a_jax import filtering, rng
+from d4a_jax.ensemble import TrainingImages, everything
+from d4a_jax.fileio import save_array_atomic
+from d4a_jax.run import Run
+from d4a_jax.run_state import RunState
+from d4a_jax.segments import finish
+
+
+def freeze(run: Run, state: RunState) -> RunState:
+    """Adds the segment to the finished ones, as it will be stored (uint8)."""
+    sizes = run.config.segment_sizes
+    first, last = sum(sizes[: state.stage]), sum(sizes[: state.stage + 1])
+    pixels = np.asarray(finish(state.segment.pixels))
+    finished = state.finished.copy()
+    finished[:, first:last] = pixels[: run.dataset.num_classes]
+    return state._replace(finished=finished)
+
+
+def train_on_prefix(run: Run, state: RunState, networks: int) -> dict:
+    """Trains networks from scratch on S_1 ... S_k, k being the state's stage.
+
+    They serve the evaluation of the prefix and the filter alike.
+
+    Returns:
+      Their variables, stacked.
+    """
+    # Position-major, so that a prefix is the beginning of the array and its length is
+    # no part of the compiled program.
+    images = state.finished.swapaxes(0, 1)
+    places, classes = images.shape[:2]
+    training = TrainingImages(
+        images.reshape(-1, *images.shape[2:]),
+        np.tile(np.arange(classes, dtype=np.int32), places),
+    )
+    per_class, steps = _prefix(run, state)
+    label = f"{networks} networks on {per_class} images per class"
+    with run.journal.progress(label, steps) as bar:
+        return run.ensemble.fit(
+            rng.stream(run.key, "prefix", state.stage),
+            training,
+            everything(per_class * classes, places * classes, networks),
+            steps,
+            lambda done, _, figures: bar.update(done, **figures),
+        )
+
+
+def evaluation_repeats(run: Run, state: RunState) -> int:
+    """How many networks test the prefix that ends with the state's segment."""
+    settings = run.config.evaluation
+    if not settings.enabled:
+        return 0
+    is_last = state.stage + 1 == len(run.config.segment_sizes)
+    return settings.repeats if is_last else settings.prefix_repeats or settings.repeats
+
+
+def test_prefix(run: Run, state: RunState, variables: dict) -> dict[str, Any]:
+    """Test accuracy of networks trained on the prefix, recorded and returned."""
+    per_class, steps = _prefix(run, state)
+    repeats = evaluation_repeats(run, state)
+    result = run.judge.test(run.ensemble, variables, repeats, steps)
+    figures = result.summary()
+    _record(run, state, figures, "evaluation")
+    run.journal.say(
+        "%d images per class: test accuracy %.2f ± %.2f %% (%d networks, last step)",
+        per_class,
+        figures["top1"],
+        figures["top1_std"],
+        repeats,
+    )
+    return figures | {"network": result.network, "top1_each": list(result.top1)}
+
+
+def filter_real_data(
+    run: Run, state: RunState, variables: dict
+) -> tuple[RunState, dict[str, Any]]:
+    """Classifies the whole real set and keeps what is hard for the next segment.
+
+    Returns:
+      The state with `kept` and `easy` of the next stage, and the filter's figures.
+    """
+    settings, classes = run.config.filter, run.dataset.num_classes
+    ensemble = jax.tree.map(lambda x: x[: settings.networks], variables)
+    shape = run.data.images.shape[:2]
+    labels = jnp.broadcast_to(run.data.labels[:, None], shape)
+    result = run.ensemble.predict(
+        ensemble, run.data.images, labels, filtering.verdict
+    )
+    to_classes, valid = run.index.to_classes, run.index.valid
+    selection = filtering.select(
+        filtering.Verdict(*(np.asarray(x)[:classes] for x in result)),
+        valid,
+        settings,
+        settings.min_per_class or run.config.matching.batch_real,
+        state.kept,
+        to_classes(run.difficulty.learnable) if settings.guard else None,
+        to_classes(run.difficulty.loss) if settings.keep_easiest < 1.0 else None,
+    )
+    before = state.easy if state.stage else None
+    figures = filtering.describe(selection, valid, before)
+    scalars = {k: v for k, v in figures.items() if not isinstance(v, list)}
+    _record(run, state, scalars, "filter")
+    run.journal.say(
+        "filter: %.1f %% of the real images are right, %.1f %% are kept",
+        100 * figures["real_accuracy"],
+        100 * figures["kept"],
+    )
+    if run.workdir:
+        _save_selection(run, state, selection)
+    return state._replace(kept=selection.kept, easy=selection.easy), figures
+
+
+def _prefix(run, state):
+    """Images per class of the prefix and the SGD steps of a training on it."""
+    per_class = sum(run.config.segment_sizes[: state.stage + 1])
+    settings = run.config.evaluation
+    count = per_class * run.dataset.num_classes
+    steps = run.ensemble.total_steps(count, settings.epochs, settings.max_steps)
+    return per_class, steps
+
+
+def _record(run, state, figures, phase):
+    at = (state.stage + 1) * run.config.steps_per_segment
+    run.journal.write(at, figures, phase=phase, segment=state.stage)
+
+
+def _save_selection(run, state, selection):
+    """Keeps what was kept and what was easy, in the data set's order, for analysis."""
+    directory = run.workdir / "filter"
+    directory.mkdir(exist_ok=True)
+    for name in ("kept", "easy"):
+        rows = run.index.to_rows(getattr(selection, name))
+        save_array_atomic(directory / f"{name}-after-{state.stage + 1}.npy", rows)

@@ -1,0 +1,20 @@
+"""Surrogate objectives: each turns one step on a segment into a pixel gradient.
+
+A surrogate is a pair of pure functions in optax's manner. The segment loop in
+`distillation.py` does not know which one runs. To add one, write a function that
+returns a `Surrogate` and enter it in `SURROGATES`.
+"""
+
+from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext, Task
+from d4a_jax.surrogates.gradient import gradient_matching
+
+SURROGATES = {"gradient": gradient_matching}
+
+__all__ = [
+    "SURROGATES",
+    "StepResult",
+    "Surrogate",
+    "SurrogateContext",
+    "Task",
+    "gradient_matching",
+]

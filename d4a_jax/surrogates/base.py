@@ -1,0 +1,66 @@
+"""What every surrogate objective receives and returns."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from d4a_jax.config import Config
+from d4a_jax.networks import Network
+from d4a_jax.parallel import Layout
+from d4a_jax.real_data import Pool, RealData
+from d4a_jax.training import Normalization
+
+
+class Task(NamedTuple):
+    """What a segment is matched to; constant while the segment is made.
+
+    Attributes:
+      data: the real training set.
+      pool: the real images kept by the filter.
+      previous: uint8 `[C, p, h, w, c]`, earlier segments, finished and frozen; only
+        the first `num_previous` of the p places are filled, so that the shape, and
+        with it the compiled program, is the same for all segments.
+      num_previous: int32 scalar.
+    """
+
+    data: RealData
+    pool: Pool
+    previous: jax.Array
+    num_previous: jax.Array
+
+
+class StepResult(NamedTuple):
+    """One step's pixel gradient `[C, n, h, w, c]` and scalar figures to record."""
+
+    gradient: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+class Surrogate(NamedTuple):
+    """An objective whose gradient moves the pixels of a segment.
+
+    Attributes:
+      init: (key, task) -> state, before the first step of a segment.
+      update: (key, step, state, pixels, task) -> (StepResult, state); `pixels` are
+        float32 `[C, n, h, w, c]` in [0, 1], `step` counts from 0 within the segment
+        and keys are derived from it.
+    """
+
+    init: Callable[[jax.Array, Task], Any]
+    update: Callable[
+        [jax.Array, jax.Array, Any, jax.Array, Task], tuple[StepResult, Any]
+    ]
+
+
+class SurrogateContext(NamedTuple):
+    """The static surroundings from which a surrogate is built.
+
+    `has_previous` is False for the first segment, which has nothing to regularize on.
+    """
+
+    config: Config
+    network: Network
+    normalize: Normalization
+    layout: Layout
+    has_previous: bool

@@ -1,0 +1,1 @@
+"""Commands and configurations; run from a clone, not installed with the library."""

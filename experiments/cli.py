@@ -1,0 +1,85 @@
+"""What the commands share: log lines, compiled programs kept, errors of users."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags
+
+from d4a_jax.artifact import ArtifactError
+from d4a_jax.config import ConfigError
+from d4a_jax.data import DatasetError
+from d4a_jax.fileio import WorkdirBusyError
+from d4a_jax.log import logger
+
+USER_ERROR = 2
+_USER_ERRORS = (
+    ArtifactError,
+    ConfigError,
+    DatasetError,
+    WorkdirBusyError,
+    flags.Error,
+)
+
+
+def set_up_logging() -> None:
+    """Shows the library's lines on stderr with the time; others from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for name in ("absl", "jax", "orbax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def keep_compiled_programs() -> None:
+    """Keeps what JAX compiles on the disk, so that a second start is quick.
+
+    In the environment's JAX_COMPILATION_CACHE_DIR or `~/.cache/d4a_jax/compilation`.
+    """
+    default = Path("~/.cache/d4a_jax/compilation").expanduser()
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(default)
+    jax.config.update("jax_compilation_cache_dir", directory)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@contextlib.contextmanager
+def plain_user_errors() -> Iterator[None]:
+    """Ends the program with plain sentences where the user made a mistake."""
+    try:
+        yield
+    except _USER_ERRORS as error:
+        print(error, file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def parse_flags(argv: Sequence[str]) -> None:
+    """Reads the flags; to be used within `plain_user_errors`.
+
+    Raises:
+      ConfigError: an argument is no flag.
+      flags.Error: a flag is unknown or has a wrong value.
+    """
+    app.define_help_flags()
+    unexpected = flags.FLAGS(list(argv))[1:]
+    if unexpected:
+        raise ConfigError([f"{unexpected[0]!r} is not a flag; flags begin with --."])
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose columns line up; all but the first to the right."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
+
+    def show(line):
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])]
+        return f"| {' | '.join(cells)} |"
+
+    return "\n".join(show(line) for line in [header, rule, *rows])

@@ -1,0 +1,1 @@
+"""Configurations, one file each, for `experiments/run.py --config=configs/NAME.py`."""

@@ -1,0 +1,60 @@
+"""ImageNet-10 (224 x 224), 10 images per class in 5 segments.
+
+    python experiments/run.py --config=configs/imagenet10.py
+
+The ten classes are IDC's. ImageNet must be in the manual directory: it cannot be
+downloaded without a registration.
+
+What differs from `base.py`, and where it comes from:
+
+    data.name                            imagenet10   published (IDC)
+    network                              resnet_ap10  published (IDC)
+    synthetic.images_per_class           10           published (IDC)
+    synthetic.segments                   5            transposed: CIFAR-10's, ours
+    synthetic.factor                     3            published (IDC)
+    matching.distance                    l1           published (IDC)
+    matching.learning_rate               3e-3 / 49    published (IDC): 3e-3, counted
+                                                      from a side of 224 and not of 32
+    matching.outer_iterations            100          transposed: IDC's 500 networks of
+                                                      100 steps in total, an equal share
+                                                      for every segment
+    network_training.images_per_step     500          published (IDC)
+    network_training.pretrain_epochs     10           published (IDC)
+    network_training.cutmix_probability  1.0          published (IDC)
+    filter.guard                         True         transposed: CIFAR-10's, ours
+    regularizer.name                     anchor       transposed: CIFAR-10's, ours
+    regularizer.weight                   1.0          transposed: CIFAR-10's, ours
+    evaluation.cutmix_probability        1.0          published (IDC)
+
+The evaluation's 1000 epochs are IDC's for the 90 decoded images of a class, but not its
+augmentation: IDC crops and jitters as for ImageNet, here it is that of the other data
+sets (ours).
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the configuration; `arg` is empty or `smoke`."""
+    config = base.get_config()
+    config.data.name = "imagenet10"
+    config.network = "resnet_ap10"
+    config.synthetic.images_per_class = 10
+    config.synthetic.segments = 5
+    config.synthetic.factor = 3
+    config.matching.distance = "l1"
+    config.matching.learning_rate = 3e-3 / (224 / 32) ** 2
+    config.matching.outer_iterations = 100
+    config.network_training.images_per_step = 500
+    config.network_training.pretrain_epochs = 10
+    config.network_training.cutmix_probability = 1.0
+    config.filter.guard = True
+    config.regularizer.name = "anchor"
+    config.regularizer.weight = 1.0
+    config.evaluation.cutmix_probability = 1.0
+    config = base.finish(config, arg)
+    if arg:
+        config.data.size = 64
+    return config

@@ -1,0 +1,21 @@
+"""What all tests share: eight CPU devices, a compilation cache and the data folders."""
+
+import os
+from pathlib import Path
+
+# Both must be known before JAX is imported, which the first test module does.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+_CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def manual_dir() -> Path:
+    """Folder with real archives; tests that need one skip where there is none."""
+    path = os.environ.get("D4A_MANUAL_DIR")
+    if not path or not Path(path).is_dir():
+        pytest.skip("D4A_MANUAL_DIR does not name a folder with data sets")
+    return Path(path)

@@ -1,0 +1,227 @@
+"""Tests of image folders, .npz files and scikit-learn's digits."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d4a_jax import data
+
+
+def _noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def _save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _make_folder(root, splits=("train", "val"), classes=("ant", "bee"), count=3):
+    expected = {}
+    for s, split in enumerate(splits):
+        for c, name in enumerate(classes):
+            for i in range(count):
+                pixels = _noise(6, 6, 3, seed=1000 * s + 100 * c + i)
+                _save(root / split / name / f"{i}.png", pixels)
+                expected.setdefault(split, []).append(pixels)
+    return expected
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads the image folder `tmp_path/images`."""
+
+    def load_folder(**arguments):
+        return data.load_dataset(
+            "image_folder",
+            path=tmp_path / "images",
+            data_dir=tmp_path / "data",
+            **arguments,
+        )
+
+    return load_folder
+
+
+@pytest.mark.parametrize("test_split", ["test", "val", "validation"])
+def test_folder_with_splits(load, tmp_path, test_split):
+    root = tmp_path / "images"
+    expected = _make_folder(root, ("train", test_split))
+    for junk in (".DS_Store", "train/Thumbs.db", "train/ant/.DS_Store"):
+        (root / junk).write_bytes(b"")
+    dataset = load()
+    np.testing.assert_array_equal(dataset.train_images, expected["train"])
+    np.testing.assert_array_equal(dataset.test_images, expected[test_split])
+    np.testing.assert_array_equal(dataset.train_labels, [0, 0, 0, 1, 1, 1])
+    assert dataset.class_names == ("ant", "bee")
+    assert dataset.name == "images"
+    again = load()
+    assert again.fingerprint == dataset.fingerprint
+    _save(root / "train/ant/9.png", _noise(6, 6, 3, seed=999))
+    assert len(load().train_labels) == 7
+
+
+def test_folder_without_splits_holds_out_a_tenth(load, tmp_path):
+    root = tmp_path / "images"
+    _make_folder(root.parent, ("images",), count=20)
+    dataset = load()
+    assert np.bincount(dataset.train_labels).tolist() == [18, 18]
+    assert np.bincount(dataset.test_labels).tolist() == [2, 2]
+    images = np.concatenate([dataset.train_images, dataset.test_images])
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) == 40
+    for path in root.glob("*/*"):
+        os.utime(path, (1, 1))
+    np.testing.assert_array_equal(load().test_images, dataset.test_images)
+
+
+def test_folder_of_greyscale_images_has_one_channel(load, tmp_path):
+    root = tmp_path / "images"
+    for i in range(8):
+        _save(root / f"{'ab'[i % 2]}" / f"{i}.png", _noise(5, 7, seed=i))
+    assert load().image_shape == (5, 7, 1)
+    _save(root / "a" / "color.png", _noise(5, 7, 3))
+    assert load().image_shape == (5, 7, 3)
+    assert load(size=4).image_shape == (4, 4, 3)
+
+
+def test_mixed_sizes_need_a_size(load, tmp_path):
+    root = tmp_path / "images"
+    _make_folder(root)
+    _save(root / "val/bee/2.png", _noise(6, 9, 3))
+    with pytest.raises(data.DatasetError) as error:
+        load()
+    for part in ("train/ant/0.png", "6 x 6", "val/bee/2.png", "6 x 9", "give size"):
+        assert part in str(error.value)
+    assert load(size=4).image_shape == (4, 4, 3)
+
+
+def _cut_jpeg():
+    buffer = io.BytesIO()
+    Image.fromarray(_noise(6, 6, 3)).save(buffer, "JPEG")
+    return buffer.getvalue()[:-30]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train/ant/notes.txt", b"text", "train/ant/notes.txt is not an image"),
+        ("train/ant/cut.jpg", _cut_jpeg(), "train/ant/cut.jpg is a damaged image"),
+        ("train/stray.png", b"x", "train/stray.png does not belong here: folders"),
+        ("train/ant/deep/a.png", b"x", "ant/deep does not belong here: images"),
+        ("train/cow/.keep", b"", "Class 'cow' has no images in .*train/cow"),
+        ("val/cow/a.png", b"x", "Class 'cow' has images in .*val, but none"),
+        ("dog/a.png", b"x", "has the folder 'dog' beside train/ and val/"),
+    ],
+)
+def test_files_that_do_not_belong_are_named(load, tmp_path, name, content, message):
+    root = tmp_path / "images"
+    _make_folder(root)
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(content)
+    with pytest.raises(data.DatasetError, match=message):
+        load()
+
+
+def test_folders_that_cannot_be_split(load, tmp_path):
+    root = tmp_path / "images"
+    with pytest.raises(data.DatasetError, match="There is no folder"):
+        load()
+    root.mkdir()
+    with pytest.raises(data.DatasetError, match="no class folders"):
+        load()
+    _make_folder(root, ("train",))
+    with pytest.raises(data.DatasetError, match="none of test/, val/"):
+        load()
+    _save(root / "val/ant/0.png", _noise(6, 6, 3))
+    with pytest.raises(data.DatasetError, match="Class 'bee' has no images in .*val"):
+        load()
+    _make_folder(tmp_path / "few", ("x",), count=1)
+    with pytest.raises(data.DatasetError, match="only the image .*0.png"):
+        data.load_dataset(
+            "image_folder", path=tmp_path / "few/x", data_dir=tmp_path / "data"
+        )
+    _make_folder(tmp_path / "one", ("x",), classes=("ant",))
+    with pytest.raises(data.DatasetError, match="at least 2"):
+        data.load_dataset(
+            "image_folder", path=tmp_path / "one/x", data_dir=tmp_path / "data"
+        )
+
+
+def test_links_out_of_the_folder_are_refused(load, tmp_path):
+    root = tmp_path / "images"
+    _make_folder(root)
+    (root / "train/ant/same.png").symlink_to(root / "train/ant/0.png")
+    assert len(load().train_labels) == 7
+    _save(tmp_path / "outside/a.png", _noise(6, 6, 3))
+    link = root / "train/ant/link.png"
+    link.symlink_to(tmp_path / "outside/a.png")
+    with pytest.raises(data.DatasetError, match="link.png is refused: it is a link"):
+        load()
+    link.unlink()
+    (root / "train/cow").symlink_to(tmp_path / "outside")
+    with pytest.raises(data.DatasetError, match="train/cow is refused: it is a link"):
+        load()
+
+
+def _npz_arrays():
+    labels = np.arange(8) % 2
+    images = _noise(8, 6, 6, 3)
+    return {
+        "train_images": images,
+        "train_labels": labels,
+        "test_images": images[::-1],
+        "test_labels": labels[::-1],
+    }
+
+
+def test_npz_file(tmp_path):
+    arrays = _npz_arrays()
+    np.savez(tmp_path / "mine.npz", **arrays, class_names=np.array(["a", "b"]))
+    dataset = data.load_dataset("arrays", path=tmp_path / "mine.npz")
+    np.testing.assert_array_equal(dataset.train_images, arrays["train_images"])
+    np.testing.assert_array_equal(dataset.test_labels, arrays["test_labels"])
+    assert dataset.class_names == ("a", "b")
+    assert dataset.name == "mine"
+    small = data.load_dataset("arrays", path=tmp_path / "mine.npz", size=3)
+    assert small.image_shape == (3, 3, 3)
+
+
+def test_npz_files_that_cannot_be_used(tmp_path):
+    path = tmp_path / "mine.npz"
+
+    def refused(message):
+        with pytest.raises(data.DatasetError, match=message):
+            data.load_dataset("arrays", path=path)
+
+    refused("There is no file")
+    path.write_bytes(b"PK\3\4 cut")
+    refused("mine.npz cannot be read")
+    arrays = _npz_arrays()
+    np.savez(path, **arrays, class_names=np.array(["a", None], object))
+    refused("mine.npz cannot be read .*allow_pickle")
+    np.savez(path, **arrays, class_names=np.arange(2))
+    refused("must be a list of strings")
+    del arrays["test_labels"]
+    np.savez(path, **arrays)
+    refused("lacks the array 'test_labels'")
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+    refused("single array")
+
+
+def test_digits():
+    pytest.importorskip("sklearn")
+    dataset = data.load_dataset("digits")
+    assert dataset.image_shape == (8, 8, 1)
+    assert len(dataset.train_labels) + len(dataset.test_labels) == 1797
+    counts = np.bincount(dataset.test_labels, minlength=10)
+    assert counts.min() >= 34
+    assert counts.max() <= 37
+    assert dataset.train_images.max() == 255
+    assert not dataset.flip
+    assert data.load_dataset("digits").fingerprint == dataset.fingerprint
+    small = data.load_dataset("digits", classes=3, size=16)
+    assert small.image_shape == (16, 16, 1)
+    assert small.num_classes == 3
