@@ -1,13 +1,16 @@
-"""What all tests share: eight CPU devices, a compilation cache and the data folders."""
+"""What all tests share: eight CPU devices, quick compilation and the data folders."""
 
 import os
 from pathlib import Path
 
-# Both must be known before JAX is imported, which the first test module does.
+# All must be known before JAX is imported, which the first test module does.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 _CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# The tests compile much and compute little: unoptimized programs halve their time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import pytest  # noqa: E402
 
