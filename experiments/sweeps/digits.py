@@ -27,6 +27,8 @@ ROWS = {
     "d4a-no-regularizer": _row(4, "none"),
     "segments-no-filter": _row(4, "none", use_filter=False),
     "d4a-2-segments": _row(2),
+    "d4a-union": _row(4, "union"),
+    "segments-union-no-filter": _row(4, "union", use_filter=False),
     "idc-lr-x4": _row(1, "none", rate=2.0),
     "idc-lr-x16": _row(1, "none", rate=8.0),
     "d4a-lr-x4": _row(4, rate=2.0),
