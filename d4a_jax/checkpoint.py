@@ -7,7 +7,6 @@ is intact, and damaged ones are put aside.
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,15 +132,9 @@ class CheckpointStore:
 
     def _put_aside(self, step: int, reason: str) -> None:
         """Moves a checkpoint where it neither counts as one nor hides another."""
-        source, aside = self._directory / str(step), self._directory / _ASIDE
-        logger.warning(
-            "Checkpoint %s is damaged and is left out (%s); moved to %s.",
-            source,
-            reason,
-            aside,
-        )
-        aside.mkdir(exist_ok=True)
-        source.rename(_unused(aside / str(step)))
+        source = self._directory / str(step)
+        logger.warning("Checkpoint %s is damaged and is left out (%s).", source, reason)
+        fileio.put_aside(source, self._directory / _ASIDE)
         self._orbax.reload()
 
 
@@ -165,12 +158,6 @@ def _check_shapes(state: Any, abstract: Any) -> None:
     ]
     if kinds[0] != kinds[1]:
         raise ValueError("the shapes of its arrays are not those of this run")
-
-
-def _unused(path: Path) -> Path:
-    """The path, numbered where it exists."""
-    copies = (path.with_name(f"{path.name}-{n}") for n in itertools.count(1))
-    return next(p for p in itertools.chain([path], copies) if not p.exists())
 
 
 def _reason(error: Exception) -> str:

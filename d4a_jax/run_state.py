@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import rng
+from d4a_jax import divergence, rng
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.checkpoint import CheckpointStore
 from d4a_jax.parallel import spread
@@ -72,6 +72,18 @@ def first_state(run: Run) -> RunState:
     return begin_segment(run, RunState(0, 0, 0, None, finished, valid, easy, ()))
 
 
+def open_store(run: Run) -> CheckpointStore | None:
+    """The run's checkpoints, where it has a directory."""
+    if run.workdir is None:
+        return None
+    every, steps = divergence.rollback_interval(run), run.config.steps_per_segment
+    return CheckpointStore(
+        run.workdir / "checkpoints",
+        run.config.runtime.keep_checkpoints,
+        is_milestone=lambda number: number % (steps + 1) % every == 0,
+    )
+
+
 def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
     """Writes a checkpoint, where the run has a store."""
     if store is None:
@@ -83,15 +95,25 @@ def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
         "history": list(state.history),
         "metrics_lines": run.journal.lines,
     }
+    run.journal.sync()
     number = state.stage * (run.config.steps_per_segment + 1) + state.step
     store.save(number, _arrays(state), record)
 
 
-def restore(run: Run, store: CheckpointStore | None) -> RunState | None:
-    """The state of the newest intact checkpoint; None where there is none."""
+def restore(
+    run: Run, store: CheckpointStore | None, milestone: bool = False
+) -> RunState | None:
+    """The state of the newest intact checkpoint; None where there is none.
+
+    Args:
+      run: the run.
+      store: from `open_store`.
+      milestone: whether to go back to the newest multiple of
+        `divergence.rollback_interval` steps.
+    """
     if store is None:
         return None
-    found = store.restore(lambda record: _abstract(run, record))
+    found = store.restore(lambda record: _abstract(run, record), milestone)
     if found is None:
         run.journal.rewind(0)
         return None

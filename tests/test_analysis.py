@@ -196,7 +196,8 @@ def test_masks_are_read_as_the_run_wrote_them(tmp_path):
     assert forgetting.load_masks(tmp_path, 3, 5) is None
     for name in ("kept", "easy"):
         for k in (1, 2):
-            np.save(tmp_path / f"{name}-after-{k}.npy", getattr(masks, name)[k - 1])
+            path = tmp_path / f"{name}-after-{k}.npy"
+            fileio.save_sealed_array(path, getattr(masks, name)[k - 1])
     found = forgetting.load_masks(tmp_path, 3, 5)
     np.testing.assert_array_equal(found.kept, masks.kept)
     np.testing.assert_array_equal(found.easy, masks.easy)
@@ -204,6 +205,9 @@ def test_masks_are_read_as_the_run_wrote_them(tmp_path):
     assert forgetting.load_masks(tmp_path, 1, 5) is None
     with pytest.raises(ValueError, match="not of 6 images"):
         forgetting.load_masks(tmp_path, 3, 6)
+    np.save(tmp_path / "easy-after-2.npy", masks.easy[1])
+    with pytest.raises(ValueError, match="easy-after-2.npy is damaged"):
+        forgetting.load_masks(tmp_path, 3, 5)
 
 
 # Judging.
