@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from d4a_jax import fileio
 from d4a_jax.analysis import charts, deciles, forgetting, judging, methods, study
 from d4a_jax.analysis.answers import Answers, Examiner, prefixes, whole_data
 from d4a_jax.artifact import DistilledDataset, save_distilled
@@ -301,7 +302,8 @@ def test_methods_are_read_from_a_run_or_a_set(tmp_path):
     save_distilled(tmp_path / "distilled", distilled, with_gallery=False)
     (tmp_path / "filter").mkdir()
     for name in ("kept", "easy"):
-        np.save(tmp_path / "filter" / f"{name}-after-1.npy", np.ones(12, bool))
+        path = tmp_path / "filter" / f"{name}-after-1.npy"
+        fileio.save_sealed_array(path, np.ones(12, bool))
     for path in (tmp_path, tmp_path / "distilled"):
         found = methods.load_method("D4A", path, dataset)
         np.testing.assert_array_equal(found.distilled.images, distilled.images)
