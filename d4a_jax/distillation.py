@@ -30,6 +30,7 @@ from d4a_jax.data import Dataset
 from d4a_jax.divergence import DivergenceError
 from d4a_jax.fileio import put_aside
 from d4a_jax.journal import Journal
+from d4a_jax.range_test import with_learning_rate
 from d4a_jax.run import Interrupted, Run, check_fit, prepare
 from d4a_jax.run_state import (
     RunState,
@@ -80,6 +81,7 @@ def distill(
         journal = Journal(workdir)
         stack.callback(journal.close)
         run = prepare(config, dataset, journal, workdir, should_stop)
+        run = with_learning_rate(run)
         store = open_store(run)
         if store:
             stack.callback(store.close)

@@ -46,6 +46,11 @@ def segment_key(run: Run, state: RunState) -> jax.Array:
     return rng.stream(run.key, "segment", state.stage, state.attempt)
 
 
+def first_task(run: Run) -> Task:
+    """What the first segment is matched to."""
+    return segment_task(run, _nothing_done(run))
+
+
 def segment_task(run: Run, state: RunState) -> Task:
     """What the segment of a stage is matched to."""
     sizes = run.config.segment_sizes
@@ -65,11 +70,15 @@ def begin_segment(run: Run, state: RunState) -> RunState:
 
 def first_state(run: Run) -> RunState:
     """The beginning: every real image is kept, nothing is finished."""
+    return begin_segment(run, _nothing_done(run))
+
+
+def _nothing_done(run: Run) -> RunState:
     shape = (run.dataset.num_classes, run.config.synthetic.images_per_class)
     finished = np.zeros((*shape, *run.dataset.image_shape), np.uint8)
     valid = run.index.valid
     easy = np.zeros_like(valid)
-    return begin_segment(run, RunState(0, 0, 0, None, finished, valid, easy, ()))
+    return RunState(0, 0, 0, None, finished, valid, easy, ())
 
 
 def open_store(run: Run) -> CheckpointStore | None:

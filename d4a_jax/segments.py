@@ -51,7 +51,7 @@ def pixel_learning_rate(config: Config, size: int, side: int) -> float:
 
 
 def pixel_optimizer(
-    learning_rate: float, momentum: float, num_classes: int
+    learning_rate: optax.ScalarOrSchedule, momentum: float, num_classes: int
 ) -> optax.GradientTransformation:
     """IDC's optimizer in closed form, for all classes at once.
 
@@ -63,10 +63,12 @@ def pixel_optimizer(
     m = 0.5 and ten classes or more, plain SGD at twice the rate.
     """
     decay = momentum**num_classes
-    return optax.sgd(
-        learning_rate * (1 - decay) / (1 - momentum),
-        momentum=decay if decay > 1e-7 else None,
-    )
+    in_closed_form = lambda rate: rate * (1 - decay) / (1 - momentum)
+    if callable(learning_rate):
+        rate = lambda step: in_closed_form(learning_rate(step))
+    else:
+        rate = in_closed_form(learning_rate)
+    return optax.sgd(rate, momentum=decay if decay > 1e-7 else None)
 
 
 def initial_pixels(
