@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -122,6 +123,56 @@ def test_files_that_do_not_belong_are_named(load, tmp_path, name, content, messa
     (root / name).write_bytes(content)
     with pytest.raises(data.DatasetError, match=message):
         load()
+
+
+def test_names_with_spaces_and_of_all_alphabets(load, tmp_path):
+    root = tmp_path / "images"
+    names = ("Größe 1", "a b  c", "猫", "%s {x}")
+    for name in names:
+        for file in ("bild ä.png", "写真 1.png", "weird%20\udcff.png"):
+            _save(root / name / file, _noise(6, 6, 3))
+    dataset = load()
+    assert dataset.class_names == tuple(sorted(names))
+    assert len(dataset.train_labels) == 8 and len(dataset.test_labels) == 4
+    _save(root / "a\udcff" / "0.png", _noise(6, 6, 3))
+    with pytest.raises(data.DatasetError, match="no text; rename it"):
+        load()
+
+
+def _bomb():
+    """A PNG file of a few bytes that claims 100,000 x 100,000 pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(_noise(2, 2, 3)).save(buffer, "PNG")
+    header = b"IHDR" + (100_000).to_bytes(4) * 2 + buffer.getvalue()[24:29]
+    return b"".join(
+        [
+            buffer.getvalue()[:12],
+            header,
+            zlib.crc32(header).to_bytes(4),
+            buffer.getvalue()[33:],
+        ]
+    )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"text", "a.txt is not an image"),
+        ("a.jpg", _cut_jpeg(), "a.jpg is a damaged image"),
+        ("a.png", _bomb(), "a.png has too many pixels"),
+        ("a.npy", b"\x93NUMPY", "a.npy is not an image"),
+        ("a.gif", b"GIF89a" + bytes(20), "a.gif"),
+    ],
+)
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_bad_file_leaves_no_cache(load, tmp_path, name, content, message, size):
+    _make_folder(tmp_path / "images")
+    (tmp_path / "images/val/bee" / name).write_bytes(content)
+    with pytest.raises(data.DatasetError, match=message):
+        load(size=size)
+    found = (tmp_path / "data/cache/image_folder").iterdir()
+    assert [path.name for path in found] == [".lock"]
 
 
 def test_folders_that_cannot_be_split(load, tmp_path):

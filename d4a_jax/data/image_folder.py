@@ -110,6 +110,11 @@ def _list_classes(root: Path, folder: Path) -> Groups:
                 raise DatasetError(f"{file} does not belong here: images are expected.")
         if not files:
             raise DatasetError(f"Class {name!r} has no images in {class_folder}.")
+        if not name.isprintable():
+            raise DatasetError(
+                f"The class folder {name!r} in {folder} has characters that are no "
+                "text; rename it."
+            )
         groups[name] = files
     if not groups:
         raise DatasetError(f"There are no class folders in {folder}.")
