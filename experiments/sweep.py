@@ -148,7 +148,7 @@ def main(_):
             data = values["data"]
             key = json.dumps(data, sort_keys=True)
             if key not in datasets:
-                datasets[key] = load_dataset(**data, data_dir=_DATA_DIR.value)
+                datasets[key] = load_dataset(**data | {"data_dir": _DATA_DIR.value})
             row = run_row(values, seed, workdir / f"{name}-seed{seed}", datasets[key])
             results.setdefault(name, []).append(row)
             text = table(results)
