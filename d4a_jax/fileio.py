@@ -140,7 +140,8 @@ def put_aside(path: PathLike, directory: PathLike) -> Path:
     """
     path, directory = Path(path), Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(1)))
+    numbered = (f"{path.name}-{n}" for n in itertools.count(1))
+    names = itertools.chain([path.name], numbered)
     target = next(directory / n for n in names if not (directory / n).exists())
     os.rename(path, target)
     return target

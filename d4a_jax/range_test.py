@@ -14,7 +14,6 @@ import hashlib
 import json
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 

@@ -254,8 +254,7 @@ class Harness:
         )
 
     def undisturbed(self) -> None:
-        """Makes the reference; its second go measures the phases, compiled programs
-        being at hand."""
+        """Makes the reference; its second go, compiled, measures the phases."""
         for name in ("cold", "reference"):
             attempt = self.attempt(name)
             status = attempt.end()
@@ -267,7 +266,7 @@ class Harness:
             self.problems.append("two undisturbed runs differ")
 
     def disturbed(self, most: int) -> None:
-        """One run, killed at most so many times: once in each phase of a random list."""
+        """One run, killed once in each phase, unless there were enough kills."""
         self.runs += 1
         name = f"run-{self.runs}"
         for place, phase in enumerate(PHASES):

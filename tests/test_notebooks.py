@@ -23,7 +23,7 @@ def test_these_are_all():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_script_and_notebook_are_in_step_and_hold_no_outputs(name):
-    """After a change of the script: `jupytext --to ipynb experiments/notebooks/*.py`."""
+    """After a change: `jupytext --to ipynb experiments/notebooks/*.py`."""
     script = jupytext.read(FOLDER / f"{name}.py")
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)

@@ -83,7 +83,8 @@ from d4a_jax import load_dataset
 dataset = load_dataset(
     "image_folder", path=folder, size=SIZE or None, data_dir=STORE / "data"
 )
-print(f"{len(dataset.train_labels)} training and {len(dataset.test_labels)} test images")
+train, test = len(dataset.train_labels), len(dataset.test_labels)
+print(f"{train} training and {test} test images")
 print("height, width, channels:", dataset.image_shape)
 print("classes:", ", ".join(dataset.class_names))
 print("mean and standard deviation:", dataset.mean, dataset.std)
@@ -109,7 +110,8 @@ if not SMOKE:
 if not flips:
     settings += ["--config.evaluation.augmentation=color_crop_scale_rotate"]
 config = "configs/folder.py:smoke" if SMOKE else "configs/folder.py"
-run(CODE / "experiments/run.py", f"--config={config}", f"--workdir={workdir}", *settings)
+settings += [f"--config={config}", f"--workdir={workdir}"]
+run(CODE / "experiments/run.py", *settings)
 
 # %% [markdown]
 # The chart of the range test: the matching loss after a few steps at every rate, where
@@ -147,5 +149,5 @@ from d4a_jax import load_distilled
 distilled = load_distilled(workdir / "distilled")
 print(distilled.images.shape, "stored;", distilled.num_segments, "segments")
 for entry in distilled.metadata["history"]:
-    test = entry["evaluation"]
-    print(f"{entry['images_per_class']} per class: {test['top1']:.1f} % of the test images")
+    accuracy = entry["evaluation"]["top1"]
+    print(f"{entry['images_per_class']} per class: {accuracy:.1f} % of the test images")
