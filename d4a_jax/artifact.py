@@ -123,6 +123,13 @@ class DistilledDataset:
         )
 
 
+def same_distilled(left: DistilledDataset, right: DistilledDataset) -> bool:
+    """Whether two distilled datasets have the same arrays and history."""
+    return left.metadata.get("history") == right.metadata.get("history") and all(
+        np.array_equal(getattr(left, name), getattr(right, name)) for name in _ARRAYS
+    )
+
+
 def save_distilled(
     path: fileio.PathLike, distilled: DistilledDataset, with_gallery: bool = True
 ) -> None:

@@ -65,6 +65,7 @@ class MatchingConfig:
     A segment takes `outer_iterations * inner_iterations` matching steps, each on all
     classes. The pixel learning rate is `learning_rate * (images per class / 10) *
     (side / 32)**2` (IDC), with the images per class of the segment or of the total.
+    None has `learning_rate` found by a short range test, see `range_test`.
     """
 
     surrogate: str = _field("gradient", choices=("gradient",))
@@ -74,7 +75,7 @@ class MatchingConfig:
     batch_real: int = _field(64, low=1)
     batch_syn_max: int = _field(128, low=1)
     augmentation: str = "color_crop_cutout"
-    learning_rate: float = _field(5e-3, above=0.0)
+    learning_rate: float | None = _field(5e-3, above=0.0)
     learning_rate_scaling: str = _field("segment", choices=("segment", "total"))
     momentum: float = _field(0.5, low=0.0, high=0.999)
     outer_iterations: int = _field(2000, low=1)

@@ -18,7 +18,8 @@ from d4a_jax import rng
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset
 from d4a_jax.ensemble import Ensemble, ProgressHook, Subsets, TrainingImages
-from d4a_jax.fileio import save_array_atomic
+from d4a_jax.fileio import load_sealed_array, save_sealed_array
+from d4a_jax.log import logger
 from d4a_jax.networks import create_network
 from d4a_jax.parallel import Layout, spread
 from d4a_jax.training import Normalization
@@ -128,10 +129,13 @@ def load_or_cross_fit(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     path = Path(cache_dir) / f"difficulty-{digest[:16]}.npy"
     if path.exists():
-        return Difficulty(*np.load(path, allow_pickle=False))
+        try:
+            return Difficulty(*load_sealed_array(path))
+        except ValueError as error:
+            logger.warning("%s It is computed again.", error)
     difficulty = cross_fit(jax.random.key(0), dataset, config, layout, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_array_atomic(path, np.stack(difficulty))
+    save_sealed_array(path, np.stack(difficulty))
     return difficulty
 
 

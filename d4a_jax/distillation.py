@@ -12,42 +12,40 @@ of the paper stands in a module of its own: `segments`, `surrogates`, `regulariz
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-
-from d4a_jax import stages
-from d4a_jax.artifact import DistilledDataset, save_distilled
+from d4a_jax import divergence, stages
+from d4a_jax.artifact import (
+    ArtifactError,
+    DistilledDataset,
+    load_distilled,
+    same_distilled,
+    save_distilled,
+)
 from d4a_jax.checkpoint import CheckpointStore
 from d4a_jax.config import Config, validate
 from d4a_jax.data import Dataset
+from d4a_jax.divergence import DivergenceError
+from d4a_jax.fileio import put_aside
 from d4a_jax.journal import Journal
-from d4a_jax.run import Run, check_fit, prepare
+from d4a_jax.range_test import with_learning_rate
+from d4a_jax.run import Interrupted, Run, check_fit, prepare
 from d4a_jax.run_state import (
     RunState,
     begin_segment,
     distilled_so_far,
     first_state,
+    open_store,
     restore,
     save,
     segment_key,
     segment_task,
 )
+from d4a_jax.segments import DIVERGED
 
-# How often a segment may diverge and be started over from its last checkpoint.
-_MAX_ATTEMPTS = 3
-
-
-class DivergenceError(RuntimeError):
-    """The matching loss became NaN or infinite again and again."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its state is saved where it has a directory."""
-
+__all__ = ["DivergenceError", "Interrupted", "distill"]
 
 def distill(
     dataset: Dataset,
@@ -64,7 +62,7 @@ def distill(
       workdir: where checkpoints, metrics and the distilled set go. A run that was
         interrupted there continues, with the result of an undisturbed one. None keeps
         everything in memory.
-      should_stop: asked after every call of the compiled program; True saves a
+      should_stop: asked after every call of a compiled program; True saves a
         checkpoint and ends the run by `Interrupted`.
 
     Returns:
@@ -82,19 +80,18 @@ def distill(
     with contextlib.ExitStack() as stack:
         journal = Journal(workdir)
         stack.callback(journal.close)
-        store = None
-        if workdir:
-            keep = config.runtime.keep_checkpoints
-            store = CheckpointStore(workdir / "checkpoints", keep)
+        run = prepare(config, dataset, journal, workdir, should_stop)
+        run = with_learning_rate(run)
+        store = open_store(run)
+        if store:
             stack.callback(store.close)
-        run = prepare(config, dataset, journal, workdir)
         state = _resume(run, store) or first_state(run)
+        _publish(run, state)
         while state.stage < len(config.segment_sizes):
-            state = _make_segment(run, state, store, should_stop)
+            state = _make_segment(run, state, store)
             state = _next_stage(run, state)
             save(run, state, store)
-            if workdir:
-                save_distilled(workdir / "distilled", distilled_so_far(run, state))
+            _publish(run, state)
         return distilled_so_far(run, state)
 
 
@@ -114,12 +111,12 @@ def _make_segment(
     run: Run,
     state: RunState,
     store: CheckpointStore | None,
-    should_stop: Callable[[], bool],
 ) -> RunState:
     """Takes the remaining matching steps of a segment, with checkpoints."""
     total, sizes = run.config.steps_per_segment, run.config.segment_sizes
     _, advance = run.programs(sizes[state.stage], state.stage > 0)
-    task, steps = segment_task(run, state), _steps_per_call(run)
+    task, steps = segment_task(run, state), divergence.steps_per_call(run)
+    milestone = divergence.rollback_interval(run)
     saved = time.monotonic()
     label = f"segment {state.stage + 1} of {len(sizes)}"
     with run.journal.progress(label, total, state.step) as bar:
@@ -128,17 +125,18 @@ def _make_segment(
             segment, metrics = advance(
                 key, state.step, steps=steps, state=state.segment, task=task
             )
-            figures = {name: float(values.mean()) for name, values in metrics.items()}
-            if not all(map(math.isfinite, figures.values())):
-                state = _retry(run, state, store)
+            if advice := divergence.find(run, state.stage, state.step, metrics):
+                state = _retry(run, state, store, advice)
                 continue
+            del metrics[DIVERGED]
+            figures = {name: float(values.mean()) for name, values in metrics.items()}
             state = state._replace(segment=segment, step=state.step + steps)
             bar.update(state.step, **figures)
             at = state.stage * total + state.step
             run.journal.write(at, figures, phase="matching", segment=state.stage)
             due = time.monotonic() - saved >= run.config.runtime.checkpoint_seconds
-            stop = should_stop()
-            if due or stop or state.step == total:
+            stop = run.should_stop()
+            if due or stop or state.step % milestone == 0 or state.step == total:
                 save(run, state, store)
                 saved = time.monotonic()
             if stop:
@@ -146,30 +144,33 @@ def _make_segment(
     return state
 
 
-def _retry(run: Run, state: RunState, store: CheckpointStore | None) -> RunState:
-    """Goes back to the last good state with another random stream, a few times."""
-    step, attempt = state.step, state.attempt + 1
-    advice = (
-        f"The matching loss of segment {state.stage + 1} is not finite after step "
-        f"{step}; a smaller matching.learning_rate than "
-        f"{run.config.matching.learning_rate} is likely to help."
-    )
-    if attempt > _MAX_ATTEMPTS:
+def _retry(
+    run: Run, state: RunState, store: CheckpointStore | None, advice: str
+) -> RunState:
+    """Goes back to the last milestone with another random stream, a few times."""
+    attempt = state.attempt + 1
+    if attempt > divergence.MAX_ATTEMPTS:
         raise DivergenceError(advice)
-    run.journal.say("%s Starting over from the last checkpoint.", advice)
-    restored = restore(run, store)
+    run.journal.say("%s Going back to the last checkpoint before.", advice)
+    restored = restore(run, store, milestone=True)
     if restored is not None and restored.stage == state.stage:
         return restored._replace(attempt=attempt)
     return begin_segment(run, state._replace(attempt=attempt))
 
 
-def _steps_per_call(run: Run) -> int:
-    """Steps between two looks by the host: a divisor of a segment's steps."""
-    wanted = run.config.runtime.steps_per_call
-    if not wanted:
-        wanted = 1 if jax.default_backend() == "cpu" else 100
-    total = run.config.steps_per_segment
-    return next(n for n in range(min(wanted, total), 0, -1) if total % n == 0)
+def _publish(run: Run, state: RunState) -> None:
+    """Makes sure that the distilled set so far is on the disk, intact."""
+    if run.workdir is None or not state.stage:
+        return
+    path, distilled = run.workdir / "distilled", distilled_so_far(run, state)
+    try:
+        if same_distilled(load_distilled(path), distilled):
+            return
+    except ArtifactError as error:
+        if path.exists():
+            run.journal.say("%s It is put aside and written again.", error)
+            put_aside(path, run.workdir / "damaged")
+    save_distilled(path, distilled)
 
 
 def _next_stage(run: Run, state: RunState) -> RunState:

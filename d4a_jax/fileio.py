@@ -8,6 +8,8 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
+import itertools
 import json
 import os
 import secrets
@@ -30,6 +32,7 @@ PathLike = str | os.PathLike[str]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_SEAL_BYTES = 32
 
 
 def temporary_sibling(path: PathLike) -> Path:
@@ -98,6 +101,63 @@ def save_array_atomic(path: PathLike, array: np.ndarray) -> None:
     """
     with _atomic_file(path) as file:
         np.save(file, np.asarray(array), allow_pickle=False)
+
+
+def save_sealed_array(path: PathLike, array: np.ndarray) -> None:
+    """Writes `array` as `save_array_atomic` does, with the content's SHA-256 behind it.
+
+    NumPy's own `load` reads the file as well: it stops at the end of the array.
+    """
+    content = io.BytesIO()
+    np.save(content, np.asarray(array), allow_pickle=False)
+    seal = hashlib.sha256(content.getbuffer()).digest()
+    write_bytes_atomic(path, content.getvalue() + seal)
+
+
+def load_sealed_array(path: PathLike) -> np.ndarray:
+    """Reads what `save_sealed_array` wrote.
+
+    Raises:
+      ValueError: the file is damaged.
+      OSError: it cannot be read.
+    """
+    data = Path(path).read_bytes()
+    content, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    if hashlib.sha256(content).digest() != seal:
+        raise ValueError(f"{path} is damaged: its SHA-256 does not match.")
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def put_aside(path: PathLike, directory: PathLike) -> Path:
+    """Moves a file or directory that is no good into a directory for such.
+
+    Args:
+      path: what to move.
+      directory: on the same file system; made where it does not exist.
+
+    Returns:
+      Its new path: that of the same name there, numbered where it exists.
+    """
+    path, directory = Path(path), Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    numbered = (f"{path.name}-{n}" for n in itertools.count(1))
+    names = itertools.chain([path.name], numbered)
+    target = next(directory / n for n in names if not (directory / n).exists())
+    os.rename(path, target)
+    return target
+
+
+def remove_leftovers(directory: PathLike) -> None:
+    """Deletes what writers that were killed left directly in a directory.
+
+    Nobody else may be writing there.
+    """
+    for pattern in (".*.tmp", ".*.old"):
+        for leftover in Path(directory).glob(pattern):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def dump_json(value: Any) -> bytes:

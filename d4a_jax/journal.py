@@ -19,6 +19,7 @@ class Journal:
     """
 
     def __init__(self, workdir: Path | None):
+        self._workdir = workdir
         self._writer = MetricsWriter(workdir) if workdir else None
         self.lines = len(read_metrics(workdir)) if workdir else 0
 
@@ -31,7 +32,12 @@ class Journal:
         if self._writer:
             places = itertools.count()
             self._writer.rewind(lambda record: next(places) < lines)
-        self.lines = lines
+        self.lines = len(read_metrics(self._workdir)) if self._workdir else lines
+
+    def sync(self) -> None:
+        """Makes the records so far as durable as a checkpoint that counts them."""
+        if self._writer:
+            self._writer.sync()
 
     def write(self, step: int, values: dict[str, float], **tags: Any) -> None:
         """Records figures of a step; tags say what they are figures of."""

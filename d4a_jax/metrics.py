@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import secrets
 import shutil
 import sys
 import time
@@ -18,9 +20,15 @@ from d4a_jax.log import logger
 
 _FILE = "metrics.jsonl"
 _RESERVED = ("time", "step")
+# Longest time that a figure takes to show up in TensorBoard.
+_BOARD_SECONDS = 10.0
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 Record = dict[str, Any]
+
+
+class MetricsError(ValueError):
+    """A file of metrics is damaged."""
 
 
 class MetricsWriter:
@@ -75,6 +83,12 @@ class MetricsWriter:
         self._file.flush()
         self._show(record, values)
 
+    def sync(self) -> None:
+        """Flushes everything to the disk, so that a power cut does not take it."""
+        os.fsync(self._file.fileno())
+        for board in filter(None, self._boards.values()):
+            board.flush()
+
     def image(self, tag: str, array: np.ndarray, step: int) -> None:
         """Shows an image in TensorBoard.
 
@@ -87,7 +101,7 @@ class MetricsWriter:
         array = array[:, :, None] if array.ndim == 2 else array
         board = self._board("images")
         if board is not None:
-            board.add_image(_clean(tag), array, int(step), dataformats="HWC")
+            board.image(_clean(tag), array, int(step))
 
     def rewind(self, keep: Callable[[Record], bool]) -> int:
         """Drops the records that a resumed run is going to write again.
@@ -128,29 +142,22 @@ class MetricsWriter:
         tags = [k for k in record if k not in names and k not in _RESERVED]
         group = "".join(f"{tag}_{record[tag]}/" for tag in tags)
         for name in names:
-            board.add_scalar(
-                _clean(group + name),
-                _from_json(record[name]),
-                record["step"],
-                walltime=record["time"],
-            )
+            value = _from_json(record[name])
+            board.scalar(_clean(group + name), value, record["step"], record["time"])
 
     def _board_path(self, kind: str) -> Path:
         return self._workdir / "tensorboard" / kind
 
     def _board(self, kind: str):
-        """Returns the event writer of a kind, None where tensorboardX is missing."""
+        """Returns the event writer of a kind, None where there is none."""
         if kind not in self._boards:
             try:
-                from tensorboardX import SummaryWriter
+                # Scalars and images lie apart: rewinding rewrites scalars alone.
+                self._boards[kind] = _Board(self._board_path(kind))
             except ImportError:
                 if not self._boards:
                     logger.info("tensorboardX is not installed: TensorBoard is off.")
                 self._boards[kind] = None
-            else:
-                # Scalars and images lie apart: rewinding rewrites scalars alone.
-                path = str(self._board_path(kind))
-                self._boards[kind] = SummaryWriter(path, flush_secs=10)
         return self._boards[kind]
 
     def _close_boards(self) -> None:
@@ -158,6 +165,44 @@ class MetricsWriter:
             if board is not None:
                 board.close()
         self._boards = {}
+
+
+class _Board:
+    """TensorBoard's event file of one kind of figures.
+
+    Written by tensorboardX's synchronous writer: the thread of its `SummaryWriter` dies
+    of a full disk, and everything behind it waits for ever.
+    """
+
+    def __init__(self, directory: Path):
+        from tensorboardX import event_file_writer, proto, summary
+
+        self._event, self._summary = proto.event_pb2.Event, summary
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = event_file_writer.EventsWriter(
+            str(directory / "events"), f".{os.getpid()}.{secrets.token_hex(4)}"
+        )
+        self._flushed = time.monotonic()
+
+    def scalar(self, tag: str, value: float, step: int, seconds: float) -> None:
+        self._add(self._summary.scalar(tag, value), step, seconds)
+
+    def image(self, tag: str, array: np.ndarray, step: int) -> None:
+        shown = self._summary.image(tag, array, dataformats="HWC")
+        self._add(shown, step, time.time())
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, summary: Any, step: int, seconds: float) -> None:
+        event = self._event(wall_time=seconds, step=step, summary=summary)
+        self._file.write_event(event)
+        if time.monotonic() - self._flushed > _BOARD_SECONDS:
+            self.flush()
 
 
 def read_metrics(path: fileio.PathLike) -> list[Record]:
@@ -171,7 +216,7 @@ def read_metrics(path: fileio.PathLike) -> list[Record]:
       again. A last line that a crash cut off is left out; no file, no records.
 
     Raises:
-      ValueError: another line is damaged.
+      MetricsError: another line is damaged; names it.
     """
     path = Path(path)
     path = path / _FILE if path.is_dir() else path
@@ -181,7 +226,10 @@ def read_metrics(path: fileio.PathLike) -> list[Record]:
             record = json.loads(line)
             records.append({key: _from_json(value) for key, value in record.items()})
         except (ValueError, AttributeError) as error:
-            raise ValueError(f"Line {number} of {path} is not a record.") from error
+            raise MetricsError(
+                f"{path} is damaged: line {number} is not a record; mend or delete "
+                "that line or the file (the run itself does not depend on it)."
+            ) from error
     return records
 
 

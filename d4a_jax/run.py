@@ -1,6 +1,7 @@
 """What stays the same during a run: configuration, data, networks and programs."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -12,15 +13,20 @@ from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset, data_directory
 from d4a_jax.difficulty import Difficulty, load_or_cross_fit
-from d4a_jax.ensemble import Ensemble
+from d4a_jax.ensemble import Ensemble, ProgressHook
 from d4a_jax.evaluation import Judge
 from d4a_jax.journal import Journal
+from d4a_jax.metrics import Progress
 from d4a_jax.networks import Network, create_network
 from d4a_jax.parallel import Layout, compiled, make_layout
 from d4a_jax.real_data import ClassIndex, RealData, index_classes, load_real_data
 from d4a_jax.segments import pixel_learning_rate, pixel_optimizer, segment_functions
 from d4a_jax.surrogates import SURROGATES, SurrogateContext
 from d4a_jax.training import Normalization
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved where it has a directory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,21 @@ class Run:
     journal: Journal
     workdir: Path | None
     difficulty_dir: Path
+    should_stop: Callable[[], bool] = lambda: False
+
+    def watch(self, progress: Progress) -> ProgressHook:
+        """Shows the progress of networks in training, and ends it on request.
+
+        Nothing is lost by that: the segment before has its checkpoint.
+        """
+
+        def hook(done, total, figures):
+            del total
+            progress.update(done, **figures)
+            if self.should_stop():
+                raise Interrupted
+
+        return hook
 
     @cached_property
     def key(self) -> jax.Array:
@@ -74,7 +95,7 @@ class Run:
                 self.config,
                 self.layout,
                 self.difficulty_dir,
-                lambda done, _, figures: progress.update(done, **figures),
+                self.watch(progress),
             )
 
     @cached_property
@@ -149,7 +170,11 @@ def check_fit(config: Config, dataset: Dataset) -> None:
 
 
 def prepare(
-    config: Config, dataset: Dataset, journal: Journal, workdir: Path | None
+    config: Config,
+    dataset: Dataset,
+    journal: Journal,
+    workdir: Path | None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Lays a checked run out on the devices; nothing is compiled yet."""
     return Run(
@@ -161,6 +186,7 @@ def prepare(
         journal,
         workdir,
         data_directory(config.data.data_dir) / "difficulty",
+        should_stop,
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import rng
+from d4a_jax import divergence, rng
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.checkpoint import CheckpointStore
 from d4a_jax.parallel import spread
@@ -46,6 +46,11 @@ def segment_key(run: Run, state: RunState) -> jax.Array:
     return rng.stream(run.key, "segment", state.stage, state.attempt)
 
 
+def first_task(run: Run) -> Task:
+    """What the first segment is matched to."""
+    return segment_task(run, _nothing_done(run))
+
+
 def segment_task(run: Run, state: RunState) -> Task:
     """What the segment of a stage is matched to."""
     sizes = run.config.segment_sizes
@@ -65,11 +70,27 @@ def begin_segment(run: Run, state: RunState) -> RunState:
 
 def first_state(run: Run) -> RunState:
     """The beginning: every real image is kept, nothing is finished."""
+    return begin_segment(run, _nothing_done(run))
+
+
+def _nothing_done(run: Run) -> RunState:
     shape = (run.dataset.num_classes, run.config.synthetic.images_per_class)
     finished = np.zeros((*shape, *run.dataset.image_shape), np.uint8)
     valid = run.index.valid
     easy = np.zeros_like(valid)
-    return begin_segment(run, RunState(0, 0, 0, None, finished, valid, easy, ()))
+    return RunState(0, 0, 0, None, finished, valid, easy, ())
+
+
+def open_store(run: Run) -> CheckpointStore | None:
+    """The run's checkpoints, where it has a directory."""
+    if run.workdir is None:
+        return None
+    every, steps = divergence.rollback_interval(run), run.config.steps_per_segment
+    return CheckpointStore(
+        run.workdir / "checkpoints",
+        run.config.runtime.keep_checkpoints,
+        is_milestone=lambda number: number % (steps + 1) % every == 0,
+    )
 
 
 def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
@@ -83,15 +104,25 @@ def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
         "history": list(state.history),
         "metrics_lines": run.journal.lines,
     }
+    run.journal.sync()
     number = state.stage * (run.config.steps_per_segment + 1) + state.step
     store.save(number, _arrays(state), record)
 
 
-def restore(run: Run, store: CheckpointStore | None) -> RunState | None:
-    """The state of the newest intact checkpoint; None where there is none."""
+def restore(
+    run: Run, store: CheckpointStore | None, milestone: bool = False
+) -> RunState | None:
+    """The state of the newest intact checkpoint; None where there is none.
+
+    Args:
+      run: the run.
+      store: from `open_store`.
+      milestone: whether to go back to the newest multiple of
+        `divergence.rollback_interval` steps.
+    """
     if store is None:
         return None
-    found = store.restore(lambda record: _abstract(run, record))
+    found = store.restore(lambda record: _abstract(run, record), milestone)
     if found is None:
         run.journal.rewind(0)
         return None

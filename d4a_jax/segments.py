@@ -18,6 +18,10 @@ from d4a_jax.parallel import Layout, map_items
 from d4a_jax.surrogates import Surrogate, Task
 
 
+# The metric that says which classes are no longer finite.
+DIVERGED = "diverged"
+
+
 class SegmentState(NamedTuple):
     """A segment in the making.
 
@@ -47,7 +51,7 @@ def pixel_learning_rate(config: Config, size: int, side: int) -> float:
 
 
 def pixel_optimizer(
-    learning_rate: float, momentum: float, num_classes: int
+    learning_rate: optax.ScalarOrSchedule, momentum: float, num_classes: int
 ) -> optax.GradientTransformation:
     """IDC's optimizer in closed form, for all classes at once.
 
@@ -59,10 +63,12 @@ def pixel_optimizer(
     m = 0.5 and ten classes or more, plain SGD at twice the rate.
     """
     decay = momentum**num_classes
-    return optax.sgd(
-        learning_rate * (1 - decay) / (1 - momentum),
-        momentum=decay if decay > 1e-7 else None,
-    )
+    in_closed_form = lambda rate: rate * (1 - decay) / (1 - momentum)
+    if callable(learning_rate):
+        rate = lambda step: in_closed_form(learning_rate(step))
+    else:
+        rate = in_closed_form(learning_rate)
+    return optax.sgd(rate, momentum=decay if decay > 1e-7 else None)
 
 
 def initial_pixels(
@@ -114,8 +120,10 @@ def segment_functions(
     Returns:
       `init`: (key, task) -> SegmentState, and
       `advance`: (key, first step, steps, state, task) -> (SegmentState, metrics), where
-      `steps` is static and metrics are arrays `[steps]`. A step depends on the key and
-      its number alone, so any division into calls gives the same result.
+      `steps` is static and metrics are arrays `[steps]`, but for `diverged`, bool
+      `[steps, C]`: classes whose pixels or gradient are no longer finite. A step
+      depends on the key and its number alone, so any division into calls gives the
+      same result.
     """
     matching = config.matching
 
@@ -130,7 +138,9 @@ def segment_functions(
         result, inner = surrogate.update(key, step, state.surrogate, pixels, task)
         updates, opt_state = optimizer.update(result.gradient, state.opt_state)
         pixels = optax.apply_updates(pixels, updates)
-        return SegmentState(pixels, opt_state, inner), result.metrics
+        diverged = ~(_finite(pixels) & _finite(result.gradient))
+        metrics = {**result.metrics, DIVERGED: diverged}
+        return SegmentState(pixels, opt_state, inner), metrics
 
     def advance(key, first, steps: int, state: SegmentState, task: Task):
         return lax.scan(
@@ -140,6 +150,11 @@ def segment_functions(
         )
 
     return init, advance
+
+
+def _finite(pixels: jax.Array) -> jax.Array:
+    """bool `[C]`: whether everything of a class is finite."""
+    return jnp.isfinite(pixels).all(axis=tuple(range(1, pixels.ndim)))
 
 
 def finish(pixels: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from d4a_jax import filtering, rng
 from d4a_jax.ensemble import TrainingImages, everything
-from d4a_jax.fileio import save_array_atomic
+from d4a_jax.fileio import save_sealed_array
 from d4a_jax.run import Run
 from d4a_jax.run_state import RunState
 from d4a_jax.segments import finish
@@ -48,7 +48,7 @@ def train_on_prefix(run: Run, state: RunState, networks: int) -> dict:
             training,
             everything(per_class * classes, places * classes, networks),
             steps,
-            lambda done, _, figures: bar.update(done, **figures),
+            run.watch(bar),
         )
 
 
@@ -137,4 +137,4 @@ def _save_selection(run, state, selection):
     directory.mkdir(exist_ok=True)
     for name in ("kept", "easy"):
         rows = run.index.to_rows(getattr(selection, name))
-        save_array_atomic(directory / f"{name}-after-{state.stage + 1}.npy", rows)
+        save_sealed_array(directory / f"{name}-after-{state.stage + 1}.npy", rows)

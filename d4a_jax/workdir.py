@@ -72,6 +72,7 @@ class Workdir:
                 [f"The working directory {self.path} cannot be used: {error.strerror}."]
             ) from None
         try:
+            fileio.remove_leftovers(self.path)
             self._compare(self._recorded())
         except BaseException:
             self._lock.__exit__()

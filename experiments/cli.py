@@ -1,6 +1,7 @@
 """What the commands share: log lines, compiled programs kept, errors of users."""
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -15,14 +16,20 @@ from d4a_jax.config import ConfigError
 from d4a_jax.data import DatasetError
 from d4a_jax.fileio import WorkdirBusyError
 from d4a_jax.log import logger
+from d4a_jax.metrics import MetricsError
 
+FAILURE = 1
 USER_ERROR = 2
 _USER_ERRORS = (
     ArtifactError,
     ConfigError,
     DatasetError,
+    MetricsError,
     WorkdirBusyError,
     flags.Error,
+)
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO}
 )
 
 
@@ -35,6 +42,8 @@ def set_up_logging() -> None:
     logger.propagate = False
     for name in ("absl", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Orbax leaves tasks behind where a checkpoint is damaged, which is said anyway.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def keep_compiled_programs() -> None:
@@ -50,12 +59,22 @@ def keep_compiled_programs() -> None:
 
 @contextlib.contextmanager
 def plain_user_errors() -> Iterator[None]:
-    """Ends the program with plain sentences where the user made a mistake."""
+    """Ends the program with plain sentences for mistakes of users and full disks."""
     try:
         yield
     except _USER_ERRORS as error:
         print(error, file=sys.stderr)
         sys.exit(USER_ERROR)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        print(
+            f"Cannot write{place}: {error.strerror}. When that is mended, the same "
+            "command continues from what is on the disk.",
+            file=sys.stderr,
+        )
+        sys.exit(FAILURE)
 
 
 def parse_flags(argv: Sequence[str]) -> None:

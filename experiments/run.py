@@ -21,6 +21,7 @@ if _ROOT not in sys.path:
 
 from absl import app, flags  # noqa: E402
 
+from d4a_jax.checkpoint import CheckpointError  # noqa: E402
 from d4a_jax.config import Config, ConfigError  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.distillation import (  # noqa: E402
@@ -42,21 +43,24 @@ _WORKDIR = flags.DEFINE_string(
 class StopSignal:
     """Turns the first SIGTERM or Ctrl-C into a request, and the second into an end.
 
-    Calling it says whether a stop was requested.
+    Calling it says whether a stop was requested. Until it is first called there is
+    nothing to save, as while data are prepared, and a signal ends the program at once.
     """
 
     def __init__(self):
         self.number = None
+        self._is_asked = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
     def __call__(self) -> bool:
+        self._is_asked = True
         return self.number is not None
 
     def _receive(self, number, frame):
         del frame
         again, self.number = self.number is not None, number
-        if again:
+        if again or not self._is_asked:
             raise KeyboardInterrupt
         logger.info("Stopping after a checkpoint; once more stops at once.")
 
@@ -75,7 +79,7 @@ def run(
     """
     config, start = choice.config, time.monotonic()
     with Workdir(workdir, config) as place:
-        dataset = load_dataset(**dataclasses.asdict(config.data))
+        dataset = load_dataset(**dataclasses.asdict(config.data), verify=True)
         check_fit(config, dataset)
         print(plan(config, dataset, place.path), flush=True)
         place.record(dataset, choice.overrides)
@@ -150,7 +154,7 @@ def main(choice: config_flag.Choice) -> int:
         with cli.plain_user_errors():
             run(choice, workdir, should_stop)
             return 0
-    except DivergenceError as error:
+    except (CheckpointError, DivergenceError) as error:
         print(error, file=sys.stderr)
         return 1
     except (Interrupted, KeyboardInterrupt):

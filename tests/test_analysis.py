@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from d4a_jax import fileio
 from d4a_jax.analysis import charts, deciles, forgetting, judging, methods, study
 from d4a_jax.analysis.answers import Answers, Examiner, prefixes, whole_data
 from d4a_jax.artifact import DistilledDataset, save_distilled
@@ -196,7 +197,8 @@ def test_masks_are_read_as_the_run_wrote_them(tmp_path):
     assert forgetting.load_masks(tmp_path, 3, 5) is None
     for name in ("kept", "easy"):
         for k in (1, 2):
-            np.save(tmp_path / f"{name}-after-{k}.npy", getattr(masks, name)[k - 1])
+            path = tmp_path / f"{name}-after-{k}.npy"
+            fileio.save_sealed_array(path, getattr(masks, name)[k - 1])
     found = forgetting.load_masks(tmp_path, 3, 5)
     np.testing.assert_array_equal(found.kept, masks.kept)
     np.testing.assert_array_equal(found.easy, masks.easy)
@@ -204,6 +206,9 @@ def test_masks_are_read_as_the_run_wrote_them(tmp_path):
     assert forgetting.load_masks(tmp_path, 1, 5) is None
     with pytest.raises(ValueError, match="not of 6 images"):
         forgetting.load_masks(tmp_path, 3, 6)
+    np.save(tmp_path / "easy-after-2.npy", masks.easy[1])
+    with pytest.raises(ValueError, match="easy-after-2.npy is damaged"):
+        forgetting.load_masks(tmp_path, 3, 5)
 
 
 # Judging.
@@ -297,7 +302,8 @@ def test_methods_are_read_from_a_run_or_a_set(tmp_path):
     save_distilled(tmp_path / "distilled", distilled, with_gallery=False)
     (tmp_path / "filter").mkdir()
     for name in ("kept", "easy"):
-        np.save(tmp_path / "filter" / f"{name}-after-1.npy", np.ones(12, bool))
+        path = tmp_path / "filter" / f"{name}-after-1.npy"
+        fileio.save_sealed_array(path, np.ones(12, bool))
     for path in (tmp_path, tmp_path / "distilled"):
         found = methods.load_method("D4A", path, dataset)
         np.testing.assert_array_equal(found.distilled.images, distilled.images)

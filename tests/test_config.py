@@ -3,13 +3,18 @@
 import dataclasses
 import math
 import typing
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d4a_jax import config as configs
 from d4a_jax.config import Config, ConfigError, from_dict
+from d4a_jax.data import from_arrays
+from d4a_jax.run import check_fit
+from experiments.run import plan
 
 
 def leaves(cls=Config, prefix=()):
@@ -197,6 +202,55 @@ def test_any_nested_values_give_a_configuration_or_a_config_error(pairs, more):
         assert error.problems and all(error.problems)
     else:
         assert from_dict(config.to_dict()) == config
+
+
+SPECS = st.sampled_from(
+    ["convnet", "convnet:width=4", "resnet18", "vit", "convnt", "convnet:depth=9", ""]
+)
+STRATEGIES = st.sampled_from(["none", "color_crop", "flip", "color_flop", "", "_"])
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    labels = np.arange(6) % 3
+    return from_arrays("tiny", images, labels, images, labels, flip=False)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(LEAVES).flatmap(
+            lambda leaf: st.tuples(st.just(leaf[0]), values_of(*leaf[1:]) | JUNK)
+        ),
+        max_size=3,
+    ),
+    SPECS,
+    st.none() | SPECS,
+    st.tuples(STRATEGIES, STRATEGIES, STRATEGIES),
+)
+def test_any_values_give_the_plan_of_a_run_or_a_config_error(
+    dataset, pairs, network, judge, strategies
+):
+    """What `experiments/run.py` does before it computes anything."""
+    values = nested(pairs)
+    values.setdefault("network", network)
+    sections = ("matching", "network_training", "evaluation")
+    for name, strategy in zip(sections, strategies):
+        section = values.setdefault(name, {})
+        if isinstance(section, dict):
+            section.setdefault("augmentation", strategy)
+    if isinstance(values["evaluation"], dict):
+        values["evaluation"].setdefault("network", judge)
+    try:
+        config = from_dict(values)
+        check_fit(config, dataset)
+        shown = plan(config, dataset, Path("runs"))
+    except ConfigError as error:
+        assert error.problems
+        assert all(problem.strip().endswith(".") for problem in error.problems)
+    else:
+        assert config.network in shown and "3 classes" in shown
 
 
 @settings(max_examples=200, deadline=None)

@@ -17,7 +17,7 @@ NAMES = sorted(
     path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base")
 )
 # Sides of the real images, for stand-ins where the data set is not at hand.
-SIDES = {"cifar": 32, "svhn": 32, "fashion_mnist": 28, "tin": 64, "imagenet": 32}
+SIDES = {"cifar": 32, "svhn": 32, "fashion_mnist": 28, "tin": 64, "imagenet": 32, "folder": 16}
 
 
 def load(name, arg=""):

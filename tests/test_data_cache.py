@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from d4a_jax import data
 from d4a_jax.data import cache
@@ -109,6 +110,32 @@ def test_a_changed_pixel_is_found_by_verifying(tmp_path):
     (directory / "meta.json").write_text(json.dumps({"name": "mine"}))
     with pytest.raises(data.DatasetError, match="lacks some of its entries"):
         cache.verify_cache(directory)
+
+
+def test_damage_anywhere_in_a_cache_is_named_before_it_is_used(tmp_path):
+    """Every file of the cache of an image folder, at random offsets."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            picture = Image.fromarray(_noise(6, 6, 3, seed=rng.integers(1000)))
+            picture.save(tmp_path / "images" / name / f"{i}.png")
+    arguments = {"path": tmp_path / "images", "data_dir": tmp_path, "verify": True}
+    dataset = data.load_dataset("image_folder", **arguments)
+    directory = Path(dataset.train_images.filename).parent
+    for path in sorted(directory.iterdir()):
+        whole = path.read_bytes()
+        for cut in (False, True) * 6:
+            place = rng.integers(len(whole))
+            changed = bytearray(whole[:place] if cut else whole)
+            if not cut:
+                changed[place] ^= 1 << rng.integers(8)
+            path.write_bytes(changed)
+            with pytest.raises(data.DatasetError, match=f"{directory}.*delete the fol"):
+                data.load_dataset("image_folder", **arguments)
+        path.write_bytes(whole)
+    found = data.load_dataset("image_folder", **arguments)
+    np.testing.assert_array_equal(found.train_images, dataset.train_images)
 
 
 def test_one_prepares_while_others_wait(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -124,6 +125,56 @@ def test_files_that_do_not_belong_are_named(load, tmp_path, name, content, messa
         load()
 
 
+def test_names_with_spaces_and_of_all_alphabets(load, tmp_path):
+    root = tmp_path / "images"
+    names = ("Größe 1", "a b  c", "猫", "%s {x}")
+    for name in names:
+        for file in ("bild ä.png", "写真 1.png", "weird%20\udcff.png"):
+            _save(root / name / file, _noise(6, 6, 3))
+    dataset = load()
+    assert dataset.class_names == tuple(sorted(names))
+    assert len(dataset.train_labels) == 8 and len(dataset.test_labels) == 4
+    _save(root / "a\udcff" / "0.png", _noise(6, 6, 3))
+    with pytest.raises(data.DatasetError, match="no text; rename it"):
+        load()
+
+
+def _bomb():
+    """A PNG file of a few bytes that claims 100,000 x 100,000 pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(_noise(2, 2, 3)).save(buffer, "PNG")
+    header = b"IHDR" + (100_000).to_bytes(4) * 2 + buffer.getvalue()[24:29]
+    return b"".join(
+        [
+            buffer.getvalue()[:12],
+            header,
+            zlib.crc32(header).to_bytes(4),
+            buffer.getvalue()[33:],
+        ]
+    )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"text", "a.txt is not an image"),
+        ("a.jpg", _cut_jpeg(), "a.jpg is a damaged image"),
+        ("a.png", _bomb(), "a.png has too many pixels"),
+        ("a.npy", b"\x93NUMPY", "a.npy is not an image"),
+        ("a.gif", b"GIF89a" + bytes(20), "a.gif"),
+    ],
+)
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_bad_file_leaves_no_cache(load, tmp_path, name, content, message, size):
+    _make_folder(tmp_path / "images")
+    (tmp_path / "images/val/bee" / name).write_bytes(content)
+    with pytest.raises(data.DatasetError, match=message):
+        load(size=size)
+    found = (tmp_path / "data/cache/image_folder").iterdir()
+    assert [path.name for path in found] == [".lock"]
+
+
 def test_folders_that_cannot_be_split(load, tmp_path):
     root = tmp_path / "images"
     with pytest.raises(data.DatasetError, match="There is no folder"):
@@ -188,6 +239,42 @@ def test_npz_file(tmp_path):
     assert small.image_shape == (3, 3, 3)
 
 
+def test_npz_file_without_splits_holds_out_a_tenth(tmp_path):
+    labels = np.arange(40) % 2
+    images = _noise(40, 6, 5, 1)
+    np.savez(tmp_path / "mine.npz", images=images, labels=labels)
+    dataset = data.load_dataset("arrays", path=tmp_path / "mine.npz")
+    assert np.bincount(dataset.train_labels).tolist() == [18, 18]
+    assert np.bincount(dataset.test_labels).tolist() == [2, 2]
+    assert dataset.image_shape == (6, 5, 1)
+    together = np.concatenate([dataset.train_images, dataset.test_images])
+    assert sorted(map(bytes, together)) == sorted(map(bytes, images))
+    expected = np.array([list(map(bytes, images)).index(bytes(i)) for i in together])
+    found = np.concatenate([dataset.train_labels, dataset.test_labels])
+    np.testing.assert_array_equal(labels[expected], found)
+    again = data.load_dataset("arrays", path=tmp_path / "mine.npz")
+    assert again.fingerprint == dataset.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": _noise(4, 6, 6, 1), "labels": [0, 1, 1]}, "one label per"),
+        ({"images": _noise(4, 6, 6, 1), "labels": [0, 1, 1, 1]}, "Label 0 has only"),
+        ({"images": _noise(4, 6, 6, 1)}, "'train_images'.*'images' and 'labels'"),
+        ({"images": _noise(4, 6, 6, 1), "labels": [0, 0, -1, -1]}, "label -1"),
+        (
+            {"images": np.full((4, 6, 6, 1), np.nan), "labels": [0, 0, 1, 1]},
+            "NaN or infinite values",
+        ),
+    ],
+)
+def test_npz_files_without_splits_that_cannot_be_used(tmp_path, arrays, message):
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(data.DatasetError, match=message):
+        data.load_dataset("arrays", path=tmp_path / "mine.npz")
+
+
 def test_npz_files_that_cannot_be_used(tmp_path):
     path = tmp_path / "mine.npz"
 
@@ -209,6 +296,28 @@ def test_npz_files_that_cannot_be_used(tmp_path):
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
     refused("single array")
+
+
+def test_damage_anywhere_in_an_npz_file_is_named_or_without_consequence(tmp_path):
+    path, rng = tmp_path / "mine.npz", np.random.default_rng(0)
+    arrays = _npz_arrays()
+    np.savez(path, **arrays)
+    whole, noticed = path.read_bytes(), 0
+    for cut in (False, True, False) * 20:
+        place = rng.integers(len(whole))
+        changed = bytearray(whole[:place] if cut else whole)
+        if not cut:
+            changed[place] ^= 1 << rng.integers(8)
+        path.write_bytes(changed)
+        try:
+            dataset = data.load_dataset("arrays", path=path)
+        except data.DatasetError as error:
+            noticed += str(path) in str(error)
+        else:
+            # Some bytes of a zip archive, such as times, mean nothing to the arrays.
+            np.testing.assert_array_equal(dataset.train_images, arrays["train_images"])
+            np.testing.assert_array_equal(dataset.test_labels, arrays["test_labels"])
+    assert noticed > 40
 
 
 def test_digits():

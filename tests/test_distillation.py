@@ -98,15 +98,17 @@ def _merge(config, sections):
     return {name: values[name] | change for name, change in sections.items()}
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4, 5, 7])
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 5, 6, 8])
 def test_interrupted_run_continues_to_the_same_result(
     dataset, undisturbed, tmp_path, stop_after
 ):
     calls = iter(range(100))
     with pytest.raises(Interrupted):
         distill(dataset, make_config(), tmp_path, lambda: next(calls) + 1 >= stop_after)
+    # The fifth question comes while networks are trained on the first segment.
+    done = stop_after - (stop_after > 4)
     steps = [r["step"] for r in read_metrics(tmp_path) if r["phase"] == "matching"]
-    assert steps == list(range(1, stop_after + 1))
+    assert steps == list(range(1, done + 1))
     resumed = distill(dataset, make_config(), tmp_path)
     assert_same(resumed, undisturbed)
     assert_same(load_distilled(tmp_path / "distilled"), undisturbed)

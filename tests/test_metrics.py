@@ -71,7 +71,7 @@ def test_a_torn_last_line_is_dropped(tmp_path):
 
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": \n{"step": 2}\n')
-    with pytest.raises(ValueError, match="Line 2 of"):
+    with pytest.raises(ValueError, match="metrics.jsonl is damaged: line 2 is"):
         metrics.read_metrics(tmp_path)
 
 

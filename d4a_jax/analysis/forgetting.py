@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from d4a_jax.analysis.deciles import spread_over_networks
+from d4a_jax.fileio import load_sealed_array
 
 
 class FilterMasks(NamedTuple):
@@ -76,7 +77,7 @@ def load_masks(directory: str | Path, stages: int, count: int) -> FilterMasks | 
       The masks, None where the run left none (one segment, or no filter).
 
     Raises:
-      ValueError: a file is of another data set.
+      ValueError: a file is damaged or of another data set.
     """
     directory = Path(directory)
     parts = []
@@ -84,7 +85,7 @@ def load_masks(directory: str | Path, stages: int, count: int) -> FilterMasks | 
         files = [directory / f"{name}-after-{k}.npy" for k in range(1, stages)]
         if not files or not all(file.exists() for file in files):
             return None
-        masks = [np.load(file, allow_pickle=False) for file in files]
+        masks = [load_sealed_array(file) for file in files]
         wrong = [f for f, mask in zip(files, masks) if mask.shape != (count,)]
         if wrong:
             raise ValueError(

@@ -106,6 +106,7 @@ def write_cache(
         meta["bytes"] = {
             path.name: path.stat().st_size for path in sorted(temporary.glob("*.npy"))
         }
+        meta["sha256"] = _digest(meta)
         fileio.write_json_atomic(temporary / "meta.json", meta)
         fileio.sync_directory(temporary)
         os.rename(temporary, directory)
@@ -173,7 +174,8 @@ def open_cache(directory: Path, flip: bool) -> Dataset:
         try:
             mode = "r" if part.endswith("images") else None
             arrays[part] = np.load(path, mmap_mode=mode, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # pylint: disable=broad-except
+            # NumPy parses the header as Python: damage shows as nearly anything.
             raise _damaged(path, f"cannot be read ({error})") from None
     return Dataset(
         name=meta["name"],
@@ -215,7 +217,14 @@ def _read_meta(directory: Path) -> dict:
     needed = {"name", "class_names", "mean", "std", "fingerprint", "bytes", "digests"}
     if not isinstance(meta, dict) or not needed <= meta.keys():
         raise _damaged(path, "lacks some of its entries")
+    if meta.get("sha256", _digest(meta)) != _digest(meta):
+        raise _damaged(path, "has changed since it was written")
     return meta
+
+
+def _digest(meta: dict) -> str:
+    content = {key: value for key, value in meta.items() if key != "sha256"}
+    return hashlib.sha256(fileio.dump_json(content)).hexdigest()
 
 
 def _damaged(path: Path, how: str) -> DatasetError:

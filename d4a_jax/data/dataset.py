@@ -96,8 +96,8 @@ def from_arrays(
             f"Data set {name!r}: the training images are {train_images.shape[1:]} and "
             f"the test images {test_images.shape[1:]}; they must agree."
         )
-    train_labels = _check_labels("train_labels", train_labels, len(train_images))
-    test_labels = _check_labels("test_labels", test_labels, len(test_images))
+    train_labels = check_labels("train_labels", train_labels, len(train_images))
+    test_labels = check_labels("test_labels", test_labels, len(test_images))
     if class_names is None:
         class_names = [str(label) for label in range(int(train_labels.max()) + 1)]
     class_names = check_class_names(name, class_names)
@@ -157,7 +157,12 @@ def _check_images(what: str, images: np.ndarray) -> np.ndarray:
     return np.rint(images * 255).astype(np.uint8)
 
 
-def _check_labels(what: str, labels: np.ndarray, length: int) -> np.ndarray:
+def check_labels(what: str, labels: np.ndarray, length: int) -> np.ndarray:
+    """Returns the labels as int32, after checking that there is one per image.
+
+    Raises:
+      DatasetError: another shape, no integers, or a label that is negative or huge.
+    """
     labels = np.asarray(labels)
     if labels.shape != (length,):
         raise DatasetError(

@@ -1,21 +1,19 @@
 """Anybody's images, in one folder per class."""
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from d4a_jax.data import cache, decode
 from d4a_jax.data.archives import is_hidden, natural_key
 from d4a_jax.data.catalogue import VERSION
 from d4a_jax.data.dataset import Dataset, check_class_names
 from d4a_jax.data.errors import DatasetError
+from d4a_jax.data.holdout import held_out
 
 _TEST_FOLDERS = ("test", "val", "validation")
-_TEST_FRACTION = 0.1
-_SPLIT_SEED = 0
 
 # Files of each class, by class name.
 Groups = dict[str, list[Path]]
@@ -112,6 +110,11 @@ def _list_classes(root: Path, folder: Path) -> Groups:
                 raise DatasetError(f"{file} does not belong here: images are expected.")
         if not files:
             raise DatasetError(f"Class {name!r} has no images in {class_folder}.")
+        if not name.isprintable():
+            raise DatasetError(
+                f"The class folder {name!r} in {folder} has characters that are no "
+                "text; rename it."
+            )
         groups[name] = files
     if not groups:
         raise DatasetError(f"There are no class folders in {folder}.")
@@ -148,10 +151,9 @@ def _hold_out(groups: Groups) -> dict[str, Groups]:
                 f"Class {name!r} has only the image {files[0]}; 2 are needed to hold "
                 "one out for testing."
             )
-        held_out = max(1, round(_TEST_FRACTION * len(files)))
-        order = np.random.RandomState([_SPLIT_SEED, label]).permutation(len(files))
-        splits["test"][name] = [files[i] for i in sorted(order[:held_out])]
-        splits["train"][name] = [files[i] for i in sorted(order[held_out:])]
+        chosen = held_out(label, len(files))
+        splits["test"][name] = list(itertools.compress(files, chosen))
+        splits["train"][name] = list(itertools.compress(files, ~chosen))
     return splits
 
 

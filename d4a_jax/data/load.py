@@ -26,6 +26,7 @@ def load_dataset(
     size: int | None = None,
     classes: int | tuple[int, ...] | None = None,
     path: str | None = None,
+    verify: bool = False,
 ) -> Dataset:
     """Loads a data set, preparing it where this is its first use.
 
@@ -46,6 +47,8 @@ def load_dataset(
       classes: keep the first so many classes or those with these labels, relabelled
         0..k-1 in the order given. The images kept are copied into memory.
       path: for `arrays` the .npz file, for `image_folder` the folder.
+      verify: whether to compare all cached images with their digests, which reads
+        them from the disk once.
 
     Returns:
       The data set; its images are memory-mapped where all classes are kept.
@@ -66,6 +69,9 @@ def load_dataset(
         dataset = load(path=location, size=size, data_dir=data_path)
     else:
         dataset = _load_source(name, source, data_path, manual_path, download, size)
+    cached = getattr(dataset.train_images, "filename", None)
+    if verify and cached:
+        cache.verify_cache(Path(cached).parent)
     return select_classes(dataset, classes)
 
 

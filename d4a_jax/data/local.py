@@ -1,16 +1,16 @@
 """Data sets that are read straight into memory."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from d4a_jax.data import decode
-from d4a_jax.data.dataset import Dataset, from_arrays
+from d4a_jax.data.dataset import Dataset, check_labels, from_arrays
 from d4a_jax.data.errors import DatasetError
+from d4a_jax.data.holdout import held_out_rows
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_UNSPLIT = ("images", "labels")
 _SPLIT_SEED = 0
 _TEST_FRACTION = 0.2
 
@@ -53,7 +53,8 @@ def load_npz(*, path: Path, size: int | None, **unused) -> Dataset:
     """Loads a `.npz` file.
 
     It holds `train_images`, `train_labels`, `test_images`, `test_labels` as for
-    `from_arrays`, and may hold `class_names`, an array of strings.
+    `from_arrays`, or only `images` and `labels`; then a tenth of each class, drawn with
+    a fixed seed, is the test split. It may hold `class_names`, an array of strings.
 
     Args:
       path: of the file.
@@ -71,16 +72,16 @@ def load_npz(*, path: Path, size: int | None, **unused) -> Dataset:
         if isinstance(file, np.ndarray):
             raise DatasetError(f"{path} is a single array; an .npz file is needed.")
         with file:
-            for key in (*_ARRAYS, "class_names"):
+            for key in (*_ARRAYS, *_UNSPLIT, "class_names"):
                 if key in file:
                     arrays[key] = file[key]
     except DatasetError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # pylint: disable=broad-except
+        # NumPy parses headers as Python: damage shows as nearly anything.
         raise DatasetError(f"{path} cannot be read as an .npz file: {error}.") from None
-    if missing := [key for key in _ARRAYS if key not in arrays]:
-        raise DatasetError(f"{path} lacks the array {missing[0]!r}.")
     class_names = arrays.pop("class_names", None)
+    arrays = _split(path, arrays)
     if class_names is not None:
         if class_names.ndim != 1 or class_names.dtype.kind not in "US":
             raise DatasetError(f"class_names in {path} must be a list of strings.")
@@ -96,3 +97,19 @@ def load_npz(*, path: Path, size: int | None, **unused) -> Dataset:
         dataset.test_labels,
         class_names=dataset.class_names,
     )
+
+
+def _split(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The four arrays of both splits, the test split held out where there is none."""
+    if arrays.keys() == set(_UNSPLIT):
+        images, labels = (np.asarray(arrays[key]) for key in _UNSPLIT)
+        labels = check_labels(f"labels in {path}", labels, len(np.atleast_1d(images)))
+        is_test = held_out_rows(labels)
+        parts = (images[~is_test], labels[~is_test], images[is_test], labels[is_test])
+        return dict(zip(_ARRAYS, parts))
+    if missing := [key for key in _ARRAYS if key not in arrays]:
+        raise DatasetError(
+            f"{path} lacks the array {missing[0]!r} (it may hold only 'images' and "
+            "'labels' instead, to have a tenth held out)."
+        )
+    return {key: arrays[key] for key in _ARRAYS}
