@@ -11,7 +11,7 @@ import numpy as np
 from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset, data_directory
-from d4a_jax.difficulty import Difficulty, load_or_cross_fit
+from d4a_jax.difficulty import RealDifficulty, load_or_cross_fit
 from d4a_jax.ensemble import Ensemble
 from d4a_jax.evaluation import Judge
 from d4a_jax.journal import Journal
@@ -66,7 +66,7 @@ class Run:
         )
 
     @cached_property
-    def difficulty(self) -> Difficulty:
+    def difficulty(self) -> RealDifficulty:
         """Measured once and cached beside the data; see `difficulty`."""
         with self.journal.progress("difficulty of the real images", 0) as progress:
             return load_or_cross_fit(
