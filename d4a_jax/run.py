@@ -15,6 +15,7 @@ from d4a_jax.difficulty import RealDifficulty, load_or_cross_fit
 from d4a_jax.ensemble import Ensemble
 from d4a_jax.evaluation import Judge
 from d4a_jax.journal import Journal
+from d4a_jax.metrics import progress_hook
 from d4a_jax.networks import Network, create_network
 from d4a_jax.parallel import Layout, compiled, make_layout
 from d4a_jax.real_data import ClassIndex, RealData, index_classes, load_real_data
@@ -68,13 +69,9 @@ class Run:
     @cached_property
     def difficulty(self) -> RealDifficulty:
         """Measured once and cached beside the data; see `difficulty`."""
-        with self.journal.progress("difficulty of the real images", 0) as progress:
+        with progress_hook("difficulty of the real images") as progress:
             return load_or_cross_fit(
-                self.dataset,
-                self.config,
-                self.layout,
-                self.difficulty_dir,
-                lambda done, _, figures: progress.update(done, **figures),
+                self.dataset, self.config, self.layout, self.difficulty_dir, progress
             )
 
     @cached_property

@@ -77,9 +77,7 @@ def main(argv: list[str]) -> None:
         except ValueError as error:
             raise flags.Error(str(error)) from error
         dataset = find_data(workdir)
-        path = write_report(
-            workdir, analysis, dataset, _IMAGES.value, _CLASSES.value
-        )
+        path = write_report(workdir, analysis, dataset, _IMAGES.value, _CLASSES.value)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -39,28 +39,6 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-class StopSignal:
-    """Turns the first SIGTERM or Ctrl-C into a request, and the second into an end.
-
-    Calling it says whether a stop was requested.
-    """
-
-    def __init__(self):
-        self.number = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def __call__(self) -> bool:
-        return self.number is not None
-
-    def _receive(self, number, frame):
-        del frame
-        again, self.number = self.number is not None, number
-        if again:
-            raise KeyboardInterrupt
-        logger.info("Stopping after a checkpoint; once more stops at once.")
-
-
 def run(
     choice: config_flag.Choice,
     workdir: str | Path,
@@ -145,7 +123,7 @@ def main(choice: config_flag.Choice) -> int:
     cli.set_up_logging()
     cli.keep_compiled_programs()
     workdir = _WORKDIR.value or Path("runs") / choice.name
-    should_stop = StopSignal()
+    should_stop = cli.StopSignal()
     try:
         with cli.plain_user_errors():
             run(choice, workdir, should_stop)

@@ -65,6 +65,10 @@ def study_charts(analysis: Mapping[str, Any]) -> Iterator[Chart]:
         slug = f"{slug}-{again + 1}" if again else slug
         yield _forgetting_chart(entry, slug)
         yield _flips_chart(entry, slug, analysis["class_names"])
+    if analysis["forgetting"]:
+        yield _transfer_chart(analysis["forgetting"])
+    if analysis["architectures"]:
+        yield _architecture_chart(analysis["architectures"])
 
 
 def accuracy_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
@@ -82,11 +86,13 @@ def accuracy_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
                 own[0]["kind"],
             )
         )
-    header = ("set", "images_per_class", "factor", "augmented", "steps", "networks",
-              "test_mean", "test_std", "coverage_of_train")  # fmt: skip
+    header = ("set", "images_per_class", "factor", "augmented", "distillations",
+              "networks", "steps", "test_mean", "test_std", "coverage_of_train",
+              "best_checkpoint_on_test")  # fmt: skip
     table = [
-        [row[key] for key in ("label", *header[1:6])]
+        [row[key] for key in ("label", *header[1:7])]
         + [row["test"]["mean"], row["test"]["std"], row.get("coverage")]
+        + [row["test_best"] and row["test_best"]["mean"]]
         for row in rows
     ]
     return Chart(
@@ -107,9 +113,12 @@ def _segment_charts(rows, split, settings):
     names = [row["name"] for row in rows]
     means = _percent([row[key]["mean"] for row in rows])
     columns = [str(segment + 1) for segment in range(bins)]
-    header = ["set", *(f"mean_{c}" for c in columns), *(f"std_{c}" for c in columns)]
+    header = ["set", "distillations", "networks"]
+    header += [*(f"mean_{c}" for c in columns), *(f"std_{c}" for c in columns)]
     table = [
-        [row["name"], *row[key]["mean"], *row[key]["std"]] for row in rows
+        [row["name"], row["distillations"], row["networks"]]
+        + [*row[key]["mean"], *row[key]["std"]]
+        for row in rows
     ]
     kind = {"train": "training", "test": "test"}[split]
     axis = "difficulty segment, easy → hard"
@@ -224,6 +233,64 @@ def _flips_chart(entry, slug, class_names):
     )
 
 
+def _transfer_chart(entries):
+    names = numbered([entry["label"] for entry in entries])
+    columns = ("became wrong", "became right", "backward transfer")
+    values = [
+        [mean(entry["forgotten_share"]), mean(entry["learned_share"]),
+         entry["backward_transfer"]]
+        for entry in entries
+    ]  # fmt: skip
+    limit = max(1.0, np.nanmax(_percent(values)))
+    return Chart(
+        "forgetting",
+        "Forgetting, set by set",
+        "Matrix: share in percent of the training images that became wrong and right "
+        "from one segment to the next, and backward transfer in points.",
+        lambda theme: figures.heat_map(
+            _percent(values), names, columns, "", theme, (0.0, limit), "{:.1f}"
+        ),
+        ("set", "regularizer", "filter", "forgotten_per_segment", "learned_per_segment",
+         "backward_transfer", "mean_forgetting"),
+        [
+            [name, entry["regularizer"], entry["filter"], *line,
+             mean(entry["forgetting"])]
+            for name, entry, line in zip(names, entries, values)
+        ],
+    )  # fmt: skip
+
+
+def _architecture_chart(entries):
+    networks = list(dict.fromkeys(entry["network"] for entry in entries))
+    sets = list(dict.fromkeys(entry["name"] for entry in entries))
+    found = {(entry["network"], entry["name"]): entry["test"] for entry in entries}
+    means = [
+        [100 * found[n, s]["mean"] if (n, s) in found else np.nan for s in sets]
+        for n in networks
+    ]
+    top = max(1.0, np.nanmax(means))
+    return Chart(
+        "architectures",
+        "Other architectures",
+        "Matrix: test accuracy in percent of networks of several architectures.",
+        lambda theme: figures.heat_map(
+            means, networks, _wrapped(sets), "", theme, (0.0, top), "{:.1f}"
+        ),
+        ("network", "set", "images_per_class", "steps", "networks", "mean", "std"),
+        [
+            [e["network"], e["label"], e["images_per_class"], e["steps"], e["networks"],
+             e["test"]["mean"], e["test"]["std"]]
+            for e in entries
+        ],
+    )  # fmt: skip
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of what is there; None where nothing is."""
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
+
+
 def loss_chart(metrics: Sequence[Mapping[str, Any]]) -> Chart | None:
     """Matching loss of every segment; None where none was recorded.
 
@@ -300,6 +367,19 @@ def _thin(points):
     """Averages neighbors where there are more points than a chart can show."""
     parts = np.array_split(points, min(len(points), _MOST_POINTS))
     return np.stack([part.mean(0) for part in parts])
+
+
+def numbered(labels):
+    """Labels, with a number where one comes more than once."""
+    counts = [labels[: place + 1].count(label) for place, label in enumerate(labels)]
+    return [
+        f"{label} #{count}" if labels.count(label) > 1 else label
+        for label, count in zip(labels, counts)
+    ]
+
+
+def _wrapped(names):
+    return [name.replace(", ", ",\n") for name in names]
 
 
 def _slug(label):

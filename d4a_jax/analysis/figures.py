@@ -173,11 +173,24 @@ def heat_map(
     x_label: str,
     theme: Theme = LIGHT,
     limits: tuple[float, float] = (0.0, 100.0),
+    form: str = "{:.0f}",
 ) -> Figure:
-    """A matrix of percentages, each written into its cell; missing ones stay empty."""
+    """A matrix of numbers, each written into its cell; missing ones stay empty.
+
+    Args:
+      values: a list for each row; None or NaN where there is none.
+      rows: their names.
+      columns: their names.
+      x_label: what the columns are.
+      theme: colors.
+      limits: values of the background's color and of the strongest shade.
+      form: how a number is written.
+    """
     matrix = np.array(values, float).reshape(len(rows), len(columns))
     names = 0.085 * max(map(len, rows), default=0)
-    width = max(_WIDTH, 0.5 + names + 0.46 * len(columns))
+    lines = [line for name in columns for line in name.split("\n")]
+    cell = max(0.46, 0.085 * max(map(len, lines), default=0))
+    width = max(_WIDTH, 0.5 + names + cell * len(columns))
     figure, axes = _blank(theme, (width, 1.0 + 0.36 * len(rows)))
     colors = LinearSegmentedColormap.from_list("", [theme.background, theme.series[0]])
     low, high = limits
@@ -187,7 +200,7 @@ def heat_map(
             strong = (value - low) / (high - low) > theme.switch
             ink = theme.background if strong else theme.ink
             place = {"ha": "center", "va": "center", "fontsize": 9}
-            axes.text(x, y, f"{value:.0f}", color=ink, **place)
+            axes.text(x, y, form.format(value), color=ink, **place)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel(x_label)

@@ -99,6 +99,7 @@ def render(
         protocol=_protocol(metadata, analysis),
         analysis=analysis,
         analysis_networks=_networks(analysis),
+        several=any(r["distillations"] > 1 for r in (analysis or {}).get("rows", ())),
         signed=tables.signed,
         prefix_table=tables.prefix_table(distilled, analysis),
         kept_table=tables.kept_table(history, names),
@@ -135,6 +136,8 @@ def _history_rows(distilled):
             "label": "this run",
             "kind": "artifact",
             "augmented": True,
+            "distillations": 1,
+            "test_best": None,
             "images_per_class": entry["images_per_class"],
             "factor": distilled.factor,
             "steps": entry["evaluation"]["steps"],
@@ -151,7 +154,8 @@ def _history_rows(distilled):
 
 def _analysis_tables(analysis):
     if analysis is None or not analysis["rows"]:
-        names = ("difficulty", "saturation", "forgetting", "flips", "judging")
+        names = ("difficulty", "saturation", "forgetting", "flips", "transfer",
+                 "judging", "architecture")  # fmt: skip
         return {f"{name}_tables": [] for name in names}
     names = analysis["class_names"]
     found = {
@@ -159,7 +163,9 @@ def _analysis_tables(analysis):
         "saturation": [tables.saturation_table(analysis)],
         "forgetting": [tables.forgetting_table(e) for e in analysis["forgetting"]],
         "flips": [tables.flips_table(e, names) for e in analysis["forgetting"]],
+        "transfer": [tables.transfer_table(analysis["forgetting"])],
         "judging": [tables.judging_table(analysis)],
+        "architecture": [tables.architecture_table(analysis["architectures"])],
     }
     return {f"{name}_tables": list(filter(None, t)) for name, t in found.items()}
 
@@ -193,7 +199,7 @@ def _headline(distilled, analysis):
 def _own_row(distilled, analysis):
     digest = next(prefixes("", "", distilled)).digest
     rows = [] if analysis is None else analysis["rows"]
-    own = [r for r in rows if r["set"] == digest and r["stage"] == r["stages"]]
+    own = [r for r in rows if digest in r["sets"] and r["stage"] == r["stages"]]
     return next((r for r in own if r["augmented"]), None)
 
 
