@@ -119,9 +119,7 @@ def find_artifacts(patterns: list[str], labels: list[str]) -> list[tuple[str, st
 
 def first_config(path: str | Path) -> Config:
     """The configuration of a distilled set, with what the flags change of it."""
-    path = Path(path)
-    run_directory, path = path, methods.distilled_directory(path)
-    recorded = cli.recorded_data(run_directory)
+    recorded = cli.recorded_data(path)
     paths = {
         "data_dir": _DATA_DIR.value or recorded.get("data_dir"),
         "manual_dir": _MANUAL_DIR.value or recorded.get("manual_dir"),
@@ -129,7 +127,10 @@ def first_config(path: str | Path) -> Config:
     }
     asked = {"name": _DATA.value, "size": _SIZE.value}
     asked = {name: value for name, value in asked.items() if value is not None}
-    values = cli.artifact_values(load_distilled(path).metadata, **paths, **asked)
+    metadata = load_distilled(methods.distilled_directory(path)).metadata
+    values = cli.artifact_values(metadata, **paths, **asked)
+    if "config" not in metadata and _NETWORK.value:
+        values["network"] = _NETWORK.value
     judges = {"networks": _JUDGES.value, "epochs": _JUDGE_EPOCHS.value}
     judges = {name: value for name, value in judges.items() if value is not None}
     values["difficulty"] = values.get("difficulty", {}) | judges

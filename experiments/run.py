@@ -21,6 +21,7 @@ if _ROOT not in sys.path:
 
 from absl import app, flags  # noqa: E402
 
+from d4a_jax.analysis.report import write_report  # noqa: E402
 from d4a_jax.config import Config, ConfigError  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.distillation import (  # noqa: E402
@@ -58,9 +59,11 @@ def run(
         print(plan(config, dataset, place.path), flush=True)
         place.record(dataset, choice.overrides)
         distilled = distill(dataset, config, place.path, should_stop)
+        report = write_report(place.path, None, dataset)
     print(f"\n{results(distilled.metadata['history'])}\n")
     minutes = (time.monotonic() - start) / 60
     print(f"{minutes:.1f} minutes. The distilled set: {place.path / 'distilled'}")
+    print(f"To look at: {report}")
 
 
 def plan(config: Config, dataset: Dataset, workdir: Path) -> str:

@@ -147,7 +147,9 @@ class Clock:
 
     def __init__(self, path: Path, should_stop: Callable[[], bool]):
         self._path, self._should_stop = path, should_stop
-        self._before = json.loads(path.read_bytes())["seconds"] if path.exists() else 0.0
+        self._before = (
+            json.loads(path.read_bytes())["seconds"] if path.exists() else 0.0
+        )
         self._start = self._written = time.monotonic()
 
     @property

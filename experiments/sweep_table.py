@@ -18,9 +18,7 @@ def plan(rows: Sequence[Any]) -> str:
     for row in rows:
         cost = row.cost
         parts = (
-            (cost.total, cost.matching, cost.filtering, cost.difficulty)
-            if cost
-            else ()
+            (cost.total, cost.matching, cost.filtering, cost.difficulty) if cost else ()
         )
         figures = [f"{part / _TERA:.3g}" for part in parts] or ["–"] * 4
         lines.append([row.name, f"{cost.steps:,}" if cost else "–", *figures])

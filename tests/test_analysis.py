@@ -40,7 +40,9 @@ def _distilled(dataset, sizes=(1, 1), factor=1, seed=0):
 
 
 def test_segments_are_equal_and_ordered():
-    segments = deciles.segments_by_difficulty(np.array([5.0, 1, np.inf, 2, 4, 3]), bins=3)
+    segments = deciles.segments_by_difficulty(
+        np.array([5.0, 1, np.inf, 2, 4, 3]), bins=3
+    )
     np.testing.assert_array_equal(segments, [2, 0, 2, 0, 1, 1])
     assert segments.dtype == np.int32
     sizes = np.bincount(deciles.segments_by_difficulty(np.arange(23.0)))
@@ -345,9 +347,7 @@ def _run_study(dataset, found, oracle, **options):
 
 def test_a_study_computes_every_figure_and_never_repeats_a_set(tmp_path):
     dataset, oracle = _dataset(), None
-    masks = forgetting.FilterMasks(
-        np.arange(12)[None] >= 6, np.arange(12)[None] < 6
-    )
+    masks = forgetting.FilterMasks(np.arange(12)[None] >= 6, np.arange(12)[None] < 6)
     d4a = methods.Method("D4A", _distilled(dataset, (2, 2)), masks)
     oracle = _Oracle(dataset)
     options = {"random": True, "full": True, "not_augmented": True}
@@ -490,7 +490,13 @@ def test_the_examiner_trains_and_keeps_its_answers(tmp_path):
     )  # fmt: skip
     runtime = RuntimeConfig(devices=1)
     make = lambda best_of=0: Examiner(
-        dataset, "convnet:width=4:depth=1", recipe, recipe, runtime, 0, tmp_path,
+        dataset,
+        "convnet:width=4:depth=1",
+        recipe,
+        recipe,
+        runtime,
+        0,
+        tmp_path,
         best_of,
     )
     distilled = _distilled(dataset, (1, 1))

@@ -93,7 +93,10 @@ def test_the_mislabeled_image_is_the_hardest(measured):
 
 
 def test_measures_are_per_image(measured, dataset):
-    for split, labels in (("train", dataset.train_labels), ("test", dataset.test_labels)):
+    for split, labels in (
+        ("train", dataset.train_labels),
+        ("test", dataset.test_labels),
+    ):
         for values in getattr(measured, split):
             assert values.shape == labels.shape
             assert np.isfinite(values).all()

@@ -17,7 +17,7 @@ from d4a_jax.artifact import ArtifactError, DistilledDataset, save_distilled
 from d4a_jax.config import Config
 from d4a_jax.data import from_arrays
 
-_NAMES = ("<b>cat</b>", 'dog"\'&', "eel")
+_NAMES = ("<b>cat</b>", "dog\"'&", "eel")
 
 
 class _Page(html.parser.HTMLParser):

@@ -124,7 +124,9 @@ def test_as_many_iterations_as_the_budget_pays_for(dataset):
 
 def test_the_ablation_holds_what_it_promises():
     rows = {
-        name: from_dict({k: v for k, v in row.items() if k not in ("baseline", "budget")})
+        name: from_dict(
+            {k: v for k, v in row.items() if k not in ("baseline", "budget")}
+        )
         for name, row in ablation(BASE, segments=2).items()
     }
     configs = rows.values()

@@ -308,7 +308,7 @@ def loss_chart(metrics: Sequence[Mapping[str, Any]]) -> Chart | None:
         points = np.array([(r["step"] - start, r["matching_loss"]) for r in own])
         start = own[-1]["step"]
         points = _thin(points)
-        lines.append(Series(f"segment {segment + 1}", *points.T))
+        lines.append(Series(f"S{segment + 1}", *points.T))
         table += [[segment + 1, *point] for point in points.tolist()]
     positive = min(min(line.mean) for line in lines) > _EPSILON
     return Chart(

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from d4a_jax.fileio import write_bytes_atomic
 
@@ -141,6 +142,12 @@ def lines(
         axes.minorticks_off()
     if y_log:
         axes.set_yscale("log")
+        plain = StrMethodFormatter("{x:g}")
+        axes.yaxis.set_major_formatter(plain)
+        # Powers of ten alone say little within one decade.
+        low, high = axes.get_ylim()
+        axes.yaxis.set_minor_formatter(plain if high < 30 * low else NullFormatter())
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     _legend(axes, series, theme)

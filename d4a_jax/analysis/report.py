@@ -11,6 +11,7 @@ from d4a_jax import __version__
 from d4a_jax.analysis import charts, figures, showcase, tables
 from d4a_jax.analysis.answers import prefixes
 from d4a_jax.analysis.forgetting import load_masks
+from d4a_jax.analysis.methods import distilled_directory
 from d4a_jax.artifact import DistilledDataset, load_distilled
 from d4a_jax.data import Dataset
 from d4a_jax.fileio import write_bytes_atomic
@@ -29,20 +30,22 @@ class Picture(NamedTuple):
 
 
 def write_report(
-    workdir: str | Path,
+    source: str | Path,
     analysis: Mapping[str, Any] | None = None,
     dataset: Dataset | None = None,
     per_group: int = 10,
     most_classes: int = 20,
+    output: str | Path | None = None,
 ) -> Path:
-    """Writes `report.html` and `report/` into the directory of a run.
+    """Writes `report.html` and `report/` about a run or a distilled set alone.
 
     Args:
-      workdir: the run's directory, with its `distilled`.
+      source: the run's directory, with its `distilled`, or that of a distilled set.
       analysis: of this and other sets (see `study.load_analysis`), where there is one.
       dataset: what was distilled; without it no real images are shown.
       per_group: most images of a kind for each class and segment.
       most_classes: most classes in the gallery.
+      output: directory to write to; by default `source`.
 
     Returns:
       The path of the page.
@@ -51,17 +54,17 @@ def write_report(
       ArtifactError: there is no intact distilled set.
       ValueError: the analysis or the data set is of other data.
     """
-    workdir = Path(workdir)
-    distilled = load_distilled(workdir / "distilled")
+    source, output = Path(source), Path(output or source)
+    distilled = load_distilled(distilled_directory(source))
     _check_belongs(distilled, analysis, dataset)
-    drawn = _charts(distilled, read_metrics(workdir), analysis)
-    charts.save_charts(list(drawn.values()), workdir / "report")
+    drawn = _charts(distilled, read_metrics(source), analysis)
+    charts.save_charts(list(drawn.values()), output / "report")
     count = _train_count(analysis, dataset)
-    masks = count and load_masks(workdir / "filter", distilled.num_segments, count)
+    masks = count and load_masks(source / "filter", distilled.num_segments, count)
     classes = showcase.shown_classes(distilled, per_group, most_classes)
     groups = showcase.groups(distilled, classes, per_group, dataset, masks)
     text = render(distilled, analysis, drawn, list(groups), count)
-    path = workdir / "report.html"
+    path = output / "report.html"
     write_bytes_atomic(path, text.encode())
     return path
 

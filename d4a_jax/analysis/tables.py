@@ -277,11 +277,11 @@ def judging_table(analysis: Mapping[str, Any]) -> Table | None:
     names = ("hlr", "ior", "over_mosaics", "lrs", "ars")
     columns = [
         "test, %, last step",
-        "HLR ↓",
-        "IOR ↑",
-        "over mosaics ↑",
-        "LRS ↑",
-        "ARS ↑",
+        "HLR\N{NO-BREAK SPACE}↓",
+        "IOR\N{NO-BREAK SPACE}↑",
+        "over mosaics\N{NO-BREAK SPACE}↑",
+        "LRS\N{NO-BREAK SPACE}↑",
+        "ARS\N{NO-BREAK SPACE}↑",
     ]
     columns += ["pixel bytes", "label bytes"]
     with_best = any(entry["test_best"] is not None for entry in analysis["judging"])
