@@ -28,7 +28,7 @@ if _ROOT not in sys.path:
 import jax  # noqa: E402
 from absl import app, flags  # noqa: E402
 
-from d4a_jax.analysis import charts, methods  # noqa: E402
+from d4a_jax.analysis import charts, methods, study_charts  # noqa: E402
 from d4a_jax.analysis.answers import Examiner, TrainingSet  # noqa: E402
 from d4a_jax.analysis.study import (  # noqa: E402
     Settings,
@@ -242,7 +242,7 @@ def _progress(item: TrainingSet):
 
 @contextlib.contextmanager
 def _plain_values():
-    """Takes a ValueError for a mistake of the user; to be used around no computation."""
+    """Takes a ValueError for a user's mistake; to be used around no computation."""
     try:
         yield
     except ValueError as error:
@@ -296,7 +296,7 @@ def analyze(output: Path) -> Study:
         other = make_examiner(config, study.dataset, network, output)
         add = lambda *found, n=network: study.transfers.append((n, *found))
         run(other, whole, reporter(other, add), _progress)
-    charts.save_charts(list(charts.study_charts(study.summary())), output)
+    charts.save_charts(list(study_charts.study_charts(study.summary())), output)
     return study
 
 

@@ -1,11 +1,11 @@
 """What a distillation costs, counted from its programs: matching steps and FLOPs.
 
 FLOPs are those of convolutions and matrix products as the programs are written (see
-`benchmark.flops`), so they do not depend on the machine. Counted is everything that a method needs to make its images:
-matching steps with the networks trained between them, the networks that filter and
-their pass over the real set, and the cross-fitted networks of the noise guard, although
-these serve every later run on the same data. The final test is the same for every
-method and is not counted.
+`benchmark.flops`), so they do not depend on the machine. Counted is everything that a
+method needs to make its images: matching steps with the networks trained between them,
+the networks that filter and their pass over the real set, and the cross-fitted networks
+of the noise guard, although these serve every later run on the same data. The final
+test is the same for every method and is not counted.
 """
 
 import dataclasses

@@ -103,7 +103,8 @@ def _config(metadata) -> Config:
         "epochs": _EPOCHS.value,
         "max_steps": _MAX_STEPS.value,
     }
-    values["evaluation"] |= {k: value for k, value in asked.items() if value is not None}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    values["evaluation"] |= asked
     return from_dict(values | {"seed": _SEED.value})
 
 

@@ -3,8 +3,9 @@
     python experiments/report.py --workdir=runs/tin50 --analysis=runs/analysis
 
 Writes `report.html` into the run's directory (or `--output`), and every figure as PNG
-and CSV into `report` beside it. `--analysis` is the output of analyze.py; without it the
-page holds what the run recorded itself. `--workdir` may also be a distilled set alone.
+and CSV into `report` beside it. `--analysis` is the output of analyze.py; without it
+the page holds what the run recorded itself. `--workdir` may also be a distilled set
+alone.
 """
 
 import dataclasses
@@ -17,9 +18,9 @@ if _ROOT not in sys.path:
 
 from absl import app, flags  # noqa: E402
 
+from d4a_jax.analysis.document import load_analysis  # noqa: E402
 from d4a_jax.analysis.methods import distilled_directory  # noqa: E402
 from d4a_jax.analysis.report import write_report  # noqa: E402
-from d4a_jax.analysis.study import load_analysis  # noqa: E402
 from d4a_jax.artifact import load_distilled  # noqa: E402
 from d4a_jax.config import ConfigError, from_dict  # noqa: E402
 from d4a_jax.data import Dataset, DatasetError, load_dataset  # noqa: E402

@@ -29,7 +29,6 @@ from d4a_jax.distillation import (  # noqa: E402
     Interrupted,
     distill,
 )
-from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.parallel import make_layout  # noqa: E402
 from d4a_jax.run import check_fit  # noqa: E402
 from d4a_jax.workdir import Workdir  # noqa: E402

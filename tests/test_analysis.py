@@ -15,9 +15,11 @@ from d4a_jax.analysis import (
     judging,
     methods,
     study,
+    study_charts,
     tables,
 )
 from d4a_jax.analysis.answers import Answers, Examiner, prefixes, whole_data
+from d4a_jax.analysis.document import load_analysis
 from d4a_jax.artifact import save_distilled
 from d4a_jax.baselines import random_images
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
@@ -387,7 +389,7 @@ def test_a_study_computes_every_figure_and_never_repeats_a_set(tmp_path):
     assert slopes["D4A"]["per_doubling"] == pytest.approx(1.0)
     assert slopes["All real images"]["per_image"] is None
 
-    drawn = list(charts.study_charts(summary))
+    drawn = list(study_charts.study_charts(summary))
     charts.save_charts(drawn, tmp_path)
     names = {chart.name for chart in drawn}
     assert {"accuracy", "difficulty-train", "saturation", "forgetting-d4a"} <= names
@@ -407,7 +409,7 @@ def test_figures_that_need_what_is_missing_are_left_out():
     assert summary["forgetting"] == []
     (score,) = summary["judging"]
     assert [score[name] for name in ("hlr", "ior", "lrs", "ars")] == [None] * 4
-    assert list(charts.study_charts(summary))
+    assert list(study_charts.study_charts(summary))
 
 
 def test_without_a_filter_record_the_answers_make_the_groups():
@@ -440,7 +442,7 @@ def test_sets_of_one_label_are_distillations_of_one_method(tmp_path):
     assert [e["label"] for e in summary["forgetting"]] == ["D4A", "D4A"]
     (score,) = summary["judging"]
     assert score["test"] == pytest.approx(0.5)
-    drawn = list(charts.study_charts(summary))
+    drawn = list(study_charts.study_charts(summary))
     names = [chart.name for chart in drawn]
     assert len(names) == len(set(names))
     assert "forgetting-d4a-2" in names
@@ -461,7 +463,9 @@ def test_other_architectures_make_a_table(tmp_path):
              summary["architectures"]}  # fmt: skip
     assert found[("vit", "IDC")] == 1.0
     assert found[("vgg11", "Random images")] == 0.5
-    (chart,) = [c for c in charts.study_charts(summary) if c.name == "architectures"]
+    (chart,) = [
+        c for c in study_charts.study_charts(summary) if c.name == "architectures"
+    ]
     assert chart.rows[0][:3] == ["vgg11", "IDC", 4.0]
     charts.save_charts([chart], tmp_path)
     text = tables.architecture_table(summary["architectures"])
@@ -471,10 +475,10 @@ def test_other_architectures_make_a_table(tmp_path):
 
 def test_analysis_files_are_checked(tmp_path):
     with pytest.raises(ValueError, match="no analysis that can be read"):
-        study.load_analysis(tmp_path)
+        load_analysis(tmp_path)
     (tmp_path / "analysis.json").write_text('{"format": "other", "schema_version": 1}')
     with pytest.raises(ValueError, match="schema version"):
-        study.load_analysis(tmp_path)
+        load_analysis(tmp_path)
 
 
 def test_the_examiner_trains_and_keeps_its_answers(tmp_path):

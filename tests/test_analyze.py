@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from d4a_jax.analysis.study import load_analysis
+from d4a_jax.analysis.document import load_analysis
 from d4a_jax.artifact import save_distilled
 from d4a_jax.baselines import random_images
 from d4a_jax.data import load_dataset

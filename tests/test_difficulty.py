@@ -163,7 +163,7 @@ def test_measures_equal_numpy():
 def test_only_networks_that_did_not_see_an_image_judge_it(
     monkeypatch, dataset, layout, folds, networks
 ):
-    """With predictions that are 1 exactly where the network was trained on the image."""
+    """With predictions that are 1 exactly where a network was trained on the image."""
     seen = {}
 
     def fit(self, key, training, subsets, *rest, observe, observe_at):

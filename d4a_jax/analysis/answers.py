@@ -179,7 +179,7 @@ class Examiner:
         self._ensembles: dict[tuple, Ensemble] = {}
 
     def find(self, training_set: TrainingSet) -> Answers | None:
-        """The answers of an earlier study by the same recipe, None where there are none."""
+        """The answers of an earlier study by the same recipe, None without them."""
         record, bits = self._files(training_set)
         if not (record.exists() and bits.exists()):
             return None

@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation; the latter 0 where there is one value only."""
+    """Mean and sample standard deviation; the latter is 0 for a single value."""
 
     mean: np.ndarray
     std: np.ndarray

@@ -112,7 +112,7 @@ def first_discarded(masks: FilterMasks) -> np.ndarray:
 
 
 def first_stage(happened: np.ndarray) -> np.ndarray:
-    """The first stage, from 1, of a bool `[K - 1, n]` history; 0 where there is none."""
+    """The first True stage, from 1, of a bool `[K - 1, n]` history; 0 for none."""
     happened = np.asarray(happened, bool)
     return np.where(happened.any(0), happened.argmax(0) + 1, 0)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from d4a_jax import __version__
-from d4a_jax.analysis import charts, figures, showcase, tables
+from d4a_jax.analysis import charts, figures, showcase, study_charts, tables
 from d4a_jax.analysis.answers import prefixes
 from d4a_jax.analysis.forgetting import load_masks
 from d4a_jax.analysis.methods import distilled_directory
@@ -41,7 +41,7 @@ def write_report(
 
     Args:
       source: the run's directory, with its `distilled`, or that of a distilled set.
-      analysis: of this and other sets (see `study.load_analysis`), where there is one.
+      analysis: of this and other sets, from `document.load_analysis`, or None.
       dataset: what was distilled; without it no real images are shown.
       per_group: most images of a kind for each class and segment.
       most_classes: most classes in the gallery.
@@ -126,7 +126,7 @@ def _charts(distilled, metrics, analysis):
     names = distilled.metadata["class_names"]
     found = [charts.loss_chart(metrics), charts.kept_chart(history, names)]
     if analysis is not None and analysis["rows"]:
-        found += charts.study_charts(analysis)
+        found += study_charts.study_charts(analysis)
     elif any("evaluation" in entry for entry in history):
         found.append(charts.accuracy_chart(_history_rows(distilled)))
     return {chart.name: chart for chart in found if chart is not None}
@@ -238,7 +238,8 @@ def _sentence(protocol):
         f"SGD {protocol['learning_rate']:g}, momentum {protocol['momentum']:g}, weight "
         f"decay {protocol['weight_decay']:g}, batches of {protocol['batch_size']}, "
         "learning rate × 0.2 after 2/3 and 5/6 of training; augmentation "
-        f"{protocol['augmentation'].replace('_', ', ') or 'none'}; {mixing}; hard labels"
+        f"{protocol['augmentation'].replace('_', ', ') or 'none'}; {mixing}; "
+        "hard labels"
     )
 
 

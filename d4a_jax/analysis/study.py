@@ -6,20 +6,17 @@ several distillations by one method.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from d4a_jax.analysis import deciles, forgetting, judging
 from d4a_jax.analysis.answers import Answers, Examiner, TrainingSet
+from d4a_jax.analysis.document import make_document
 from d4a_jax.analysis.methods import Method
 from d4a_jax.data import Dataset
 from d4a_jax.difficulty import RealDifficulty
-
-SCHEMA_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +75,8 @@ class Study:
         """Every figure, as plain values; None where a figure does not exist."""
         rows = [self._row(group) for group in _grouped(self.finished)]
         everything = [answers for *_, answers in (*self.finished, *self.transfers)]
+        storages = {m.digest: judging.storage(m.distilled) for m in self.methods}
         summary = {
-            "format": "d4a_jax.analysis",
-            "schema_version": SCHEMA_VERSION,
             "dataset": self.dataset.name,
             "dataset_fingerprint": self.dataset.fingerprint,
             "class_names": list(self.dataset.class_names),
@@ -90,11 +86,11 @@ class Study:
             "rows": rows,
             "saturation": self._saturation(rows),
             "forgetting": self._forgetting(),
-            "judging": self._judging(rows),
+            "judging": judging.judge(rows, storages),
             "architectures": self._architectures(),
             "seconds": sum(answers.seconds for answers in everything),
         }
-        return _plain(summary | self.facts)
+        return make_document(summary | self.facts)
 
     def _row(self, group):
         item, distillations = group[0][0], _distillations(group)
@@ -203,34 +199,6 @@ class Study:
             return None
         return [own[stage] for stage in range(1, count + 1)]
 
-    def _judging(self, rows):
-        full = [row["test"]["mean"] for row in rows if row["kind"] == "full"]
-        storages = {m.digest: judging.storage(m.distilled) for m in self.methods}
-        out = []
-        for row in rows:
-            if row["kind"] != "artifact" or row["stage"] != row["stages"]:
-                continue
-            if not row["augmented"]:
-                continue
-            own = _accuracies(rows, row, label=row["label"])
-            random = _accuracies(rows, row, kind="random", factor=1)
-            storage = storages[row["sets"][0]]
-            entry = {
-                "label": row["label"],
-                "images_per_class": row["images_per_class"],
-                "test": row["test"]["mean"],
-                "test_std": row["test"]["std"],
-                "test_best": row["test_best"] and row["test_best"]["mean"],
-                "pixel_bytes": storage.pixels,
-                "label_bytes": storage.labels,
-            }
-            mosaics = _accuracies(rows, row, kind="random", factor=row["factor"])
-            scores = _scores(own, random, full[0] if full else None)
-            if row["factor"] > 1 and True in mosaics:
-                scores["over_mosaics"] = own[True] - mosaics[True]
-            out.append(entry | {"over_mosaics": None} | scores)
-        return out
-
     def _architectures(self):
         """Test accuracy of every set on every other architecture."""
         groups = {}
@@ -263,36 +231,6 @@ def _grouped(finished):
 def _distillations(group):
     """int `[E]`: the set that each network of a group was trained on."""
     return np.repeat(np.arange(len(group)), [len(answers.test) for _, answers in group])
-
-
-def _accuracies(rows, like, **wanted):
-    """Test accuracies of as many images per class, by whether the recipe augments."""
-    wanted |= {"images_per_class": like["images_per_class"]}
-    return {
-        row["augmented"]: row["test"]["mean"]
-        for row in rows
-        if all(row[name] == value for name, value in wanted.items())
-    }
-
-
-def _scores(own, random, full):
-    """Judging figures of one set; None where an accuracy that they need is missing."""
-    hlr = None if full is None else judging.hard_label_recovery(full, own[True])
-    ior = lrs = ars = None
-    if True in random:
-        ior = judging.improvement_over_random(own[True], random[True])
-    if hlr is not None and ior is not None:
-        lrs = judging.label_robust_score(hlr, ior)
-    if {True, False} <= own.keys() & random.keys():
-        ars = judging.augmentation_robust_score(
-            own[True], random[True], own[False], random[False]
-        )
-    return {"full": full, "random": random.get(True)} | {
-        "hlr": hlr,
-        "ior": ior,
-        "lrs": lrs,
-        "ars": ars,
-    }
 
 
 def run(
@@ -338,38 +276,3 @@ def order_by_difficulty(
         )
     )
     return train, test
-
-
-def load_analysis(directory: str | Path) -> dict[str, Any]:
-    """Reads `analysis.json`.
-
-    Args:
-      directory: where it lies, or the file itself.
-
-    Raises:
-      ValueError: there is none, or it is something else.
-    """
-    path = Path(directory)
-    path = path / "analysis.json" if path.is_dir() else path
-    try:
-        document = json.loads(path.read_bytes())
-        known = document["format"] == "d4a_jax.analysis"
-        known = known and document["schema_version"] == SCHEMA_VERSION
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no analysis that can be read: {error}.") from error
-    if not known:
-        raise ValueError(f"{path} is no analysis of schema version {SCHEMA_VERSION}.")
-    return document
-
-
-def _plain(value):
-    """JSON's types; NaN becomes None."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
