@@ -30,6 +30,7 @@ _EXPORTS = {
     "from_arrays": "data",
     "load_dataset": "data",
     "load_distilled": "artifact",
+    "measure_difficulty": "difficulty",
     "network_names": "networks",
     "save_distilled": "artifact",
 }

@@ -114,12 +114,19 @@ class FilterConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DifficultyConfig:
-    """Cross-fitted networks trained on the real set: difficulty and noise guard."""
+    """Cross-fitted networks trained on the real set: difficulty and noise guard.
+
+    Each of the `folds` is left out by `networks` networks of different seeds, which
+    are looked at `checkpoints` times; most measures are means over the last
+    `late_checkpoints` of these (all, where there are fewer).
+    """
 
     folds: int = _field(2, low=2)
-    networks: int = _field(1, low=1)
+    networks: int = _field(2, low=1)
     epochs: int = _field(30, low=1)
     max_steps: int | None = _field(None, low=1)
+    checkpoints: int = _field(10, low=1)
+    late_checkpoints: int = _field(3, low=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,17 @@
 """How hard each real image is, measured by networks trained on real data.
 
-The networks are cross-fitted: the set is cut into folds, and an image is judged only
-by networks that were not trained on its fold, so memorized images do not look easy.
-Computed once per data set and setting and kept beside the cached data.
+The networks are cross-fitted: the training set is cut into folds, and an image is
+judged only by networks that were not trained on its fold, so memorized images do not
+look easy. Test images are judged by all of them. Measures are averaged over networks
+of several seeds and over late checkpoints of their training. Computed once per data set
+and setting, and kept beside the cached data.
 """
 
 import hashlib
-import json
+import io
+import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,40 +21,99 @@ import numpy as np
 
 from d4a_jax import rng
 from d4a_jax.config import Config
-from d4a_jax.data import Dataset
-from d4a_jax.ensemble import Ensemble, ProgressHook, Subsets, TrainingImages
-from d4a_jax.fileio import load_sealed_array, save_sealed_array
+from d4a_jax.data import Dataset, data_directory
+from d4a_jax.ensemble import (
+    Ensemble,
+    ProgressHook,
+    Subsets,
+    TrainingImages,
+    checkpoints,
+)
+from d4a_jax.fileio import dump_json, write_bytes_atomic
 from d4a_jax.log import logger
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, spread
+from d4a_jax.parallel import Layout, make_layout, spread
 from d4a_jax.training import Normalization
+
+# The part of a recipe that shapes the training of a network.
+_RECIPE = (
+    "batch_size",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "augmentation",
+    "cutmix_probability",
+)
 
 
 class Difficulty(NamedTuple):
-    """Measures of every training image, `[n]` in the order of the data set.
+    """Measures of every image of a split, `[n]` in the order of the data set.
 
-    Each is a mean over the networks that were not trained on the image.
+    Each is a mean over networks that were not trained on the image; the first four
+    are means over their late checkpoints too.
 
     Attributes:
       loss: cross-entropy (D4A, Figure 1).
       el2n: Euclidean distance of softmax and one-hot label (Paul et al. 2021).
       margin: logit of the label minus the largest other one; small is hard.
-      accuracy: share of these networks that classify the image correctly.
+      accuracy: share of networks and checkpoints that classify the image correctly.
+      aum: margin averaged over the whole training (Pleiss et al. 2020); small is hard.
+      forgetting: how often the image went from right to wrong between successive
+        checkpoints (Toneva et al. 2019); where a network never gets it right, the
+        number of checkpoints.
     """
 
     loss: np.ndarray
     el2n: np.ndarray
     margin: np.ndarray
     accuracy: np.ndarray
+    aum: np.ndarray
+    forgetting: np.ndarray
 
     @property
     def learnable(self) -> np.ndarray:
-        """bool `[n]`: most networks trained on other real images get it right."""
+        """bool `[n]`: networks trained on other real images mostly get it right."""
         return self.accuracy > 0.5
 
+    def hardness(self, measure: str) -> np.ndarray:
+        """A measure, float64 `[n]`, turned so that larger is harder.
 
-def measures(logits: jax.Array, labels: jax.Array) -> Difficulty:
-    """The measures of a batch under each network, `[b, E]`, for `Ensemble.predict`."""
+        Raises:
+          ValueError: the measure is unknown.
+        """
+        if measure not in self._fields:
+            raise ValueError(
+                f"measure is {measure!r}; it must be one of {', '.join(self._fields)}."
+            )
+        values = np.asarray(getattr(self, measure), np.float64)
+        return -values if measure in ("margin", "accuracy", "aum") else values
+
+
+class RealDifficulty(NamedTuple):
+    """The difficulty of all real images, judged by the same networks."""
+
+    train: Difficulty
+    test: Difficulty
+
+
+class Observation(NamedTuple):
+    """What networks say of a batch at one checkpoint, `[b, E]` each.
+
+    Attributes:
+      loss: cross-entropy.
+      el2n: distance of softmax and one-hot label, in [0, sqrt(2)].
+      margin: logit of the label minus the largest other one.
+      correct: float 0 or 1.
+    """
+
+    loss: jax.Array
+    el2n: jax.Array
+    margin: jax.Array
+    correct: jax.Array
+
+
+def measures(logits: jax.Array, labels: jax.Array) -> Observation:
+    """Observes a batch: logits `[E, b, classes]` and labels `[b]`; see `Ensemble`."""
     log_softmax = jax.nn.log_softmax(logits)
     one_hot = jax.nn.one_hot(labels, logits.shape[-1])
     loss = -jnp.sum(log_softmax * one_hot, axis=-1)
@@ -57,7 +121,41 @@ def measures(logits: jax.Array, labels: jax.Array) -> Difficulty:
     own = jnp.sum(logits * one_hot, axis=-1)
     others = jnp.max(jnp.where(one_hot > 0, -jnp.inf, logits), axis=-1)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    return Difficulty(loss.T, el2n.T, (own - others).T, correct.T)
+    return Observation(loss.T, el2n.T, (own - others).T, correct.T)
+
+
+class Trajectory:
+    """Gathers observations of the same images and networks, checkpoint by checkpoint.
+
+    Args:
+      late: from which checkpoint on, counted from 0, the first four measures are
+        averaged.
+    """
+
+    def __init__(self, late: int):
+        self._late = late
+        self._count = 0
+        self._sums = self._margins = self._forgotten = self._before = self._ever = 0
+
+    def add(self, seen: Observation) -> None:
+        """Takes the next checkpoint's observation, `[n, E]` each."""
+        correct = np.asarray(seen.correct) > 0
+        self._margins = self._margins + np.asarray(seen.margin, np.float64)
+        if self._count:
+            self._forgotten = self._forgotten + (self._before & ~correct)
+        self._ever = self._ever | correct
+        self._before = correct
+        if self._count >= self._late:
+            self._sums = self._sums + np.stack(seen).astype(np.float64)
+        self._count += 1
+
+    def difficulty(self, judges: np.ndarray) -> Difficulty:
+        """The measures, over the networks that are True in bool `[n, E]`."""
+        late = self._sums / (self._count - self._late)
+        events = np.where(self._ever, self._forgotten, self._count)
+        values = (*late, self._margins / self._count, events)
+        means = (np.average(value, axis=1, weights=judges) for value in values)
+        return Difficulty(*(mean.astype(np.float32) for mean in means))
 
 
 def cross_fit(
@@ -66,48 +164,68 @@ def cross_fit(
     config: Config,
     layout: Layout,
     progress: ProgressHook | None = None,
-) -> Difficulty:
+) -> RealDifficulty:
     """Trains networks on parts of the real set and judges each image by the others.
 
     Args:
       key: typed key.
       dataset: the data.
-      config: network, recipe (`evaluation`) and `difficulty` (folds, networks per
-        fold, epochs).
+      config: network, recipe (`evaluation`) and `difficulty` (see `DifficultyConfig`).
       layout: the devices.
       progress: see `Ensemble.fit`.
     """
-    settings, count = config.difficulty, len(dataset.train_labels)
+    settings = config.difficulty
     fold = _folds(rng.stream(key, "folds"), dataset.train_labels, settings.folds)
     subsets = _leave_one_out(fold, settings.folds, settings.networks)
-    dtype = jnp.dtype(config.runtime.compute_dtype)
-    network = create_network(
-        config.network, dataset.num_classes, dataset.image_shape, dtype
-    )
-    ensemble = Ensemble(
-        network,
-        config.evaluation,
-        Normalization(dataset.mean, dataset.std),
-        1,
-        layout,
-        config.runtime.predict_batch,
-    )
+    ensemble = _ensemble(dataset, config, layout)
     images, labels = np.asarray(dataset.train_images), dataset.train_labels
-    variables = ensemble.fit(
+    steps = ensemble.total_steps(
+        int(subsets.counts.min()), settings.epochs, settings.max_steps
+    )
+    stops = checkpoints(steps, settings.checkpoints)
+    late = max(0, len(stops) - settings.late_checkpoints)
+    trajectories = [Trajectory(late), Trajectory(late)]
+    splits = list(_splits(dataset, layout))
+
+    def observe(_, variables):
+        for trajectory, (count, arrays) in zip(trajectories, splits):
+            seen = ensemble.predict(variables, *arrays, measures)
+            trajectory.add(Observation(*(np.asarray(x)[:count] for x in seen)))
+
+    ensemble.fit(
         rng.stream(key, "networks"),
         TrainingImages(images, labels),
         subsets,
-        ensemble.total_steps(
-            int(subsets.counts.min()), settings.epochs, settings.max_steps
-        ),
+        steps,
         progress,
+        observe=observe,
+        observe_at=stops,
     )
-    result = ensemble.predict(variables, *spread(layout, (images, labels)), measures)
     network_fold = np.repeat(np.arange(settings.folds), settings.networks)
     held_out = fold[:, None] == network_fold
-    return Difficulty(
-        *(np.average(np.asarray(m)[:count], 1, held_out) for m in result)
-    )
+    everyone = np.ones((len(dataset.test_labels), len(network_fold)), bool)
+    judges = (held_out, everyone)
+    return RealDifficulty(*(t.difficulty(j) for t, j in zip(trajectories, judges)))
+
+
+def measure_difficulty(
+    dataset: Dataset,
+    config: Config = Config(),
+    data_dir: str | Path | None = None,
+    progress: ProgressHook | None = None,
+) -> RealDifficulty:
+    """The difficulty of all real images, from the cache where it was measured before.
+
+    Args:
+      dataset: the data.
+      config: see `cross_fit`.
+      data_dir: where data are kept, see `load_dataset`; difficulty goes to its
+        `difficulty` folder.
+      progress: see `Ensemble.fit`.
+    """
+    layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
+    directory = data_directory(data_dir and str(data_dir)) / "difficulty"
+    return load_or_cross_fit(dataset, config, layout, directory, progress)
 
 
 def load_or_cross_fit(
@@ -116,27 +234,79 @@ def load_or_cross_fit(
     layout: Layout,
     cache_dir: str | Path,
     progress: ProgressHook | None = None,
-) -> Difficulty:
-    """`cross_fit`, kept in `cache_dir` and reused for the same data and settings."""
+) -> RealDifficulty:
+    """`cross_fit`, kept in `cache_dir` and reused for the same data and settings.
+
+    Beside the arrays (`.npz`) lies a `.json` that says what they are of.
+    """
+    identity = _identity(dataset, config)
+    digest = hashlib.sha256(dump_json(identity)).hexdigest()
+    path = Path(cache_dir) / f"difficulty-{digest[:16]}.npz"
+    if path.exists():
+        try:
+            return _load(path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            logger.warning("%s is damaged (%s); it is computed again.", path, error)
+    start = time.monotonic()
+    found = cross_fit(jax.random.key(0), dataset, config, layout, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"dataset": dataset.name, "seconds": time.monotonic() - start}
+    write_bytes_atomic(path.with_suffix(".json"), dump_json(identity | facts))
+    content = io.BytesIO()
+    np.savez(content, **dict(_named(found)))
+    write_bytes_atomic(path, content.getvalue())
+    return found
+
+
+def _identity(dataset, config):
+    """What the measures depend on; nothing else, so that they serve every command."""
     settings = config.to_dict()
-    identity = {
+    return {
         "fingerprint": dataset.fingerprint,
         "network": config.network,
-        "recipe": settings["evaluation"],
+        "recipe": {name: settings["evaluation"][name] for name in _RECIPE},
         "difficulty": settings["difficulty"],
         "compute_dtype": config.runtime.compute_dtype,
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    path = Path(cache_dir) / f"difficulty-{digest[:16]}.npy"
-    if path.exists():
-        try:
-            return Difficulty(*load_sealed_array(path))
-        except ValueError as error:
-            logger.warning("%s It is computed again.", error)
-    difficulty = cross_fit(jax.random.key(0), dataset, config, layout, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_sealed_array(path, np.stack(difficulty))
-    return difficulty
+
+
+def _named(found: RealDifficulty) -> Iterator[tuple[str, np.ndarray]]:
+    for split, values in found._asdict().items():
+        for measure, array in values._asdict().items():
+            yield f"{split}_{measure}", array
+
+
+def _load(path):
+    with np.load(path, allow_pickle=False) as stored:
+        return RealDifficulty(
+            *(
+                Difficulty(*(stored[f"{split}_{name}"] for name in Difficulty._fields))
+                for split in RealDifficulty._fields
+            )
+        )
+
+
+def _ensemble(dataset, config, layout):
+    dtype = jnp.dtype(config.runtime.compute_dtype)
+    network = create_network(
+        config.network, dataset.num_classes, dataset.image_shape, dtype
+    )
+    return Ensemble(
+        network,
+        config.evaluation,
+        Normalization(dataset.mean, dataset.std),
+        1,
+        layout,
+        config.runtime.predict_batch,
+    )
+
+
+def _splits(dataset, layout):
+    """For each split: number of images, and images and labels on the devices."""
+    for split in ("train", "test"):
+        images = np.asarray(getattr(dataset, f"{split}_images"))
+        labels = getattr(dataset, f"{split}_labels")
+        yield len(labels), spread(layout, (images, labels))
 
 
 def _folds(key, labels, folds):

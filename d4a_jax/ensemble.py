@@ -5,8 +5,9 @@ training images. It serves the evaluation of a distilled set, the networks of D4
 filter (the same ones) and the cross-fitted networks that measure difficulty.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,8 @@ from d4a_jax.training import (
 )
 
 ProgressHook = Callable[[int, int, dict], None]
+# Called with (steps done, variables); these are valid during the call only.
+ObserveHook = Callable[[int, dict], None]
 
 
 class TrainingImages(NamedTuple):
@@ -114,6 +117,8 @@ class Ensemble:
         total_steps: int,
         progress: ProgressHook | None = None,
         steps_per_call: int = 100,
+        observe: ObserveHook | None = None,
+        observe_at: Collection[int] = (),
     ) -> dict:
         """Trains one network per subset and returns their variables, stacked `[E, ...]`.
 
@@ -124,18 +129,22 @@ class Ensemble:
           total_steps: SGD steps of each network.
           progress: called with (steps done, total steps, figures) after every call.
           steps_per_call: steps between two calls of `progress`; no effect on results.
+          observe: sees the networks during training, without an effect on them.
+          observe_at: after which steps, each from 1 to `total_steps`.
         """
         count = len(subsets.counts)
         keys = jax.vmap(lambda e: rng.stream(key, "member", e))(jnp.arange(count))
         training = replicate(self.layout, training)
         members = self._begin(*spread(self.layout, (keys, *subsets)))
-        for first in range(0, total_steps, steps_per_call):
-            last = min(first + steps_per_call, total_steps)
+        stops = {*range(0, total_steps, steps_per_call), total_steps, *observe_at}
+        for first, last in itertools.pairwise(sorted(stops)):
             bounds = np.array([first, last, total_steps], np.int32)
             members, loss = self._advance((training, bounds), members=members)
             if progress:
                 progress(last, total_steps, {"loss": float(loss[:count].mean())})
-        return jax.tree.map(lambda x: x[:count], members.state.variables)
+            if last in observe_at:
+                observe(last, _variables(members, count))
+        return _variables(members, count)
 
     def predict(
         self, variables: dict, images: Any, labels: Any, reduce: Callable
@@ -245,6 +254,16 @@ class Ensemble:
             return jax.tree.map(lambda x: x.reshape(*labels.shape, *x.shape[1:]), out)
 
         return on_each_device(self.layout, local, variables, (images, labels))
+
+
+def _variables(members, count):
+    """The networks without those that fill up the devices."""
+    return jax.tree.map(lambda x: x[:count], members.state.variables)
+
+
+def checkpoints(total_steps: int, count: int) -> tuple[int, ...]:
+    """Up to `count` steps, evenly spaced, the last one that of the end."""
+    return tuple(sorted({-(-total_steps * k // count) for k in range(1, count + 1)}))
 
 
 def _shuffled(key, count, capacity):

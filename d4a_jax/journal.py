@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from d4a_jax.log import logger
-
 from d4a_jax.metrics import MetricsWriter, Progress, read_metrics
 
 

@@ -1,5 +1,6 @@
 """Numbers that a run reports: a JSON-lines file, TensorBoard and a progress line."""
 
+import contextlib
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,23 @@ class Progress:
             parts.append(f"{rate:.3g} steps/s, {left} left")
         parts += [f"{name} {value}" for name, value in shown.items()]
         return ", ".join(parts)
+
+
+@contextlib.contextmanager
+def progress_hook(label: str) -> Iterator[Callable[[int, int, Mapping], None]]:
+    """A function of (steps done, total steps, figures) that shows progress.
+
+    Nothing is shown before its first call, which says how many steps there are.
+    """
+    with contextlib.ExitStack() as stack:
+        bars = []
+
+        def show(done, total, figures):
+            if not bars:
+                bars.append(stack.enter_context(Progress(total, label=label)))
+            bars[0].update(done, **figures)
+
+        yield show
 
 
 def _make_bar(total: int, initial: int, label: str):

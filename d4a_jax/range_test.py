@@ -95,7 +95,7 @@ def range_test(run: Run, rates: tuple[float, ...] = RATES) -> RangeTest:
     key = rng.stream(run.key, "range_test")
     losses = []
     with run.journal.progress("learning rate range test", len(rates)) as bar:
-        hook = run.watch(bar)
+        hook = run.watch(lambda done, _, figures: bar.update(done, **figures))
         for done, rate in enumerate(rates, start=1):
             found = np.asarray(trial(key, jnp.float32(rate), task), np.float64)
             losses.append(found[trained:])

@@ -12,11 +12,11 @@ import numpy as np
 from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset, data_directory
-from d4a_jax.difficulty import Difficulty, load_or_cross_fit
+from d4a_jax.difficulty import RealDifficulty, load_or_cross_fit
 from d4a_jax.ensemble import Ensemble, ProgressHook
 from d4a_jax.evaluation import Judge
 from d4a_jax.journal import Journal
-from d4a_jax.metrics import Progress
+from d4a_jax.metrics import progress_hook
 from d4a_jax.networks import Network, create_network
 from d4a_jax.parallel import Layout, compiled, make_layout
 from d4a_jax.real_data import ClassIndex, RealData, index_classes, load_real_data
@@ -43,15 +43,14 @@ class Run:
     difficulty_dir: Path
     should_stop: Callable[[], bool] = lambda: False
 
-    def watch(self, progress: Progress) -> ProgressHook:
+    def watch(self, show: ProgressHook) -> ProgressHook:
         """Shows the progress of networks in training, and ends it on request.
 
         Nothing is lost by that: the segment before has its checkpoint.
         """
 
         def hook(done, total, figures):
-            del total
-            progress.update(done, **figures)
+            show(done, total, figures)
             if self.should_stop():
                 raise Interrupted
 
@@ -87,9 +86,9 @@ class Run:
         )
 
     @cached_property
-    def difficulty(self) -> Difficulty:
+    def difficulty(self) -> RealDifficulty:
         """Measured once and cached beside the data; see `difficulty`."""
-        with self.journal.progress("difficulty of the real images", 0) as progress:
+        with progress_hook("difficulty of the real images") as progress:
             return load_or_cross_fit(
                 self.dataset,
                 self.config,

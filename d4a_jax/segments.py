@@ -17,7 +17,6 @@ from d4a_jax.formation import compose
 from d4a_jax.parallel import Layout, map_items
 from d4a_jax.surrogates import Surrogate, Task
 
-
 # The metric that says which classes are no longer finite.
 DIVERGED = "diverged"
 

@@ -48,7 +48,7 @@ def train_on_prefix(run: Run, state: RunState, networks: int) -> dict:
             training,
             everything(per_class * classes, places * classes, networks),
             steps,
-            run.watch(bar),
+            run.watch(lambda done, _, figures: bar.update(done, **figures)),
         )
 
 
@@ -100,8 +100,8 @@ def filter_real_data(
         settings,
         settings.min_per_class or run.config.matching.batch_real,
         state.kept,
-        to_classes(run.difficulty.learnable) if settings.guard else None,
-        to_classes(run.difficulty.loss) if settings.keep_easiest < 1.0 else None,
+        to_classes(run.difficulty.train.learnable) if settings.guard else None,
+        to_classes(run.difficulty.train.loss) if settings.keep_easiest < 1.0 else None,
     )
     before = state.easy if state.stage else None
     figures = filtering.describe(selection, valid, before)

@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -88,6 +91,52 @@ def parse_flags(argv: Sequence[str]) -> None:
     unexpected = flags.FLAGS(list(argv))[1:]
     if unexpected:
         raise ConfigError([f"{unexpected[0]!r} is not a flag; flags begin with --."])
+
+
+class StopSignal:
+    """Turns the first SIGTERM or Ctrl-C into a request, and the second into an end.
+
+    Calling it says whether a stop was requested. Until it is first called there is
+    nothing to save, as while data are prepared, and a signal ends the program at once.
+    """
+
+    def __init__(self):
+        self.number = None
+        self._is_asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def __call__(self) -> bool:
+        self._is_asked = True
+        return self.number is not None
+
+    def _receive(self, number, frame):
+        del frame
+        again, self.number = self.number is not None, number
+        if again or not self._is_asked:
+            raise KeyboardInterrupt
+        logger.info("Stopping after a checkpoint; once more stops at once.")
+
+
+def artifact_values(metadata: Mapping[str, Any], **data: Any) -> dict[str, Any]:
+    """What a distilled set says of its configuration, for `from_dict`.
+
+    Args:
+      metadata: of the set, which may come from elsewhere and say little.
+      **data: values of the section `data` that replace those of the set.
+    """
+    values = dict(metadata.get("config", {}))
+    own = {"name": metadata.get("dataset"), **values.get("data", {})}
+    protocol = dict(metadata.get("protocol", {}))
+    return values | {"data": own | data, "evaluation": protocol}
+
+
+def recorded_data(workdir: str | Path) -> dict[str, Any]:
+    """The section `data` that a run was started with, which names its folders too."""
+    record = Path(workdir) / "config.json"
+    if not record.exists():
+        return {}
+    return json.loads(record.read_bytes())["config"]["data"]
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

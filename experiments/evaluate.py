@@ -7,7 +7,6 @@ The recipe is the one that the distilled set names as its protocol, changed by
 only. The table goes to the terminal and, with everything else, to `--output=FILE.json`.
 """
 
-import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from d4a_jax.config import Config, ConfigError, from_dict  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.evaluation import Evaluation, evaluate  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
-from d4a_jax.metrics import Progress  # noqa: E402
+from d4a_jax.metrics import progress_hook  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
 from d4a_jax.workdir import environment  # noqa: E402
 from experiments import cli  # noqa: E402
@@ -92,26 +91,21 @@ def _load_artifact() -> DistilledDataset:
 
 def _config(metadata) -> Config:
     """The configuration of the distilled set with the protocol that was asked for."""
-    protocol = dict(metadata.get("protocol", {}))
+    values = cli.artifact_values(
+        metadata,
+        data_dir=_DATA_DIR.value,
+        manual_dir=_MANUAL_DIR.value,
+        path=_DATA_PATH.value,
+        download=_DOWNLOAD.value,
+    )
     asked = {
         "repeats": _REPEATS.value,
         "epochs": _EPOCHS.value,
         "max_steps": _MAX_STEPS.value,
     }
-    protocol |= {name: value for name, value in asked.items() if value is not None}
-    values = dict(metadata.get("config", {}))
-    paths = {
-        "data_dir": _DATA_DIR.value,
-        "manual_dir": _MANUAL_DIR.value,
-        "path": _DATA_PATH.value,
-        "download": _DOWNLOAD.value,
-    }
-    values["data"] = {
-        "name": metadata.get("dataset"),
-        **values.get("data", {}),
-        **paths,
-    }
-    return from_dict(values | {"evaluation": protocol, "seed": _SEED.value})
+    asked = {name: value for name, value in asked.items() if value is not None}
+    values["evaluation"] |= asked
+    return from_dict(values | {"seed": _SEED.value})
 
 
 def _load_dataset(config: Config, metadata) -> Dataset:
@@ -137,16 +131,8 @@ def _check_networks(specs, dataset):
 
 
 def _evaluate(distilled, dataset, spec, config) -> Evaluation:
-    with contextlib.ExitStack() as stack:
-        bars = []
-
-        def progress(done, total, figures):
-            if not bars:
-                label = f"{config.evaluation.repeats} x {spec}"
-                bars.append(stack.enter_context(Progress(total, label=label)))
-            bars[0].update(done, **figures)
-
-        protocol, runtime = config.evaluation, config.runtime
+    protocol, runtime = config.evaluation, config.runtime
+    with progress_hook(f"{protocol.repeats} x {spec}") as progress:
         return evaluate(
             distilled, dataset, [spec], protocol, runtime, _SEED.value, progress
         )[0]

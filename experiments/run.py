@@ -21,6 +21,7 @@ if _ROOT not in sys.path:
 
 from absl import app, flags  # noqa: E402
 
+from d4a_jax.analysis.report import write_report  # noqa: E402
 from d4a_jax.checkpoint import CheckpointError  # noqa: E402
 from d4a_jax.config import Config, ConfigError  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
@@ -29,7 +30,6 @@ from d4a_jax.distillation import (  # noqa: E402
     Interrupted,
     distill,
 )
-from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.parallel import make_layout  # noqa: E402
 from d4a_jax.run import check_fit  # noqa: E402
 from d4a_jax.workdir import Workdir  # noqa: E402
@@ -38,31 +38,6 @@ from experiments import cli, config_flag  # noqa: E402
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; by default runs/NAME-OF-THE-CONFIGURATION."
 )
-
-
-class StopSignal:
-    """Turns the first SIGTERM or Ctrl-C into a request, and the second into an end.
-
-    Calling it says whether a stop was requested. Until it is first called there is
-    nothing to save, as while data are prepared, and a signal ends the program at once.
-    """
-
-    def __init__(self):
-        self.number = None
-        self._is_asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def __call__(self) -> bool:
-        self._is_asked = True
-        return self.number is not None
-
-    def _receive(self, number, frame):
-        del frame
-        again, self.number = self.number is not None, number
-        if again or not self._is_asked:
-            raise KeyboardInterrupt
-        logger.info("Stopping after a checkpoint; once more stops at once.")
 
 
 def run(
@@ -84,9 +59,11 @@ def run(
         print(plan(config, dataset, place.path), flush=True)
         place.record(dataset, choice.overrides)
         distilled = distill(dataset, config, place.path, should_stop)
+        report = write_report(place.path, None, dataset)
     print(f"\n{results(distilled.metadata['history'])}\n")
     minutes = (time.monotonic() - start) / 60
     print(f"{minutes:.1f} minutes. The distilled set: {place.path / 'distilled'}")
+    print(f"To look at: {report}")
 
 
 def plan(config: Config, dataset: Dataset, workdir: Path) -> str:
@@ -149,7 +126,7 @@ def main(choice: config_flag.Choice) -> int:
     cli.set_up_logging()
     cli.keep_compiled_programs()
     workdir = _WORKDIR.value or Path("runs") / choice.name
-    should_stop = StopSignal()
+    should_stop = cli.StopSignal()
     try:
         with cli.plain_user_errors():
             run(choice, workdir, should_stop)

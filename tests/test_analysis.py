@@ -9,11 +9,23 @@ import numpy as np
 import pytest
 
 from d4a_jax import fileio
-from d4a_jax.analysis import charts, deciles, forgetting, judging, methods, study
+from d4a_jax.analysis import (
+    charts,
+    deciles,
+    forgetting,
+    judging,
+    methods,
+    study,
+    study_charts,
+    tables,
+)
 from d4a_jax.analysis.answers import Answers, Examiner, prefixes, whole_data
-from d4a_jax.artifact import DistilledDataset, save_distilled
+from d4a_jax.analysis.document import load_analysis
+from d4a_jax.artifact import save_distilled
+from d4a_jax.baselines import random_images
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import from_arrays
+from d4a_jax.difficulty import Difficulty, RealDifficulty
 
 
 def _dataset(per_class=6, classes=2, side=8):
@@ -24,14 +36,16 @@ def _dataset(per_class=6, classes=2, side=8):
 
 
 def _distilled(dataset, sizes=(1, 1), factor=1, seed=0):
-    return deciles.random_real(dataset, sizes, factor, seed)
+    return random_images(dataset, sizes, factor, seed)
 
 
 # Difficulty segments.
 
 
 def test_segments_are_equal_and_ordered():
-    segments = deciles.segments_by_difficulty(np.array([5.0, 1, np.inf, 2, 4, 3]), bins=3)
+    segments = deciles.segments_by_difficulty(
+        np.array([5.0, 1, np.inf, 2, 4, 3]), bins=3
+    )
     np.testing.assert_array_equal(segments, [2, 0, 2, 0, 1, 1])
     assert segments.dtype == np.int32
     sizes = np.bincount(deciles.segments_by_difficulty(np.arange(23.0)))
@@ -75,6 +89,15 @@ def test_impossible_segments_are_refused(arguments, message):
         deciles.segments_by_difficulty(**arguments)
 
 
+def test_several_distillations_spread_by_their_means():
+    values = np.array([[0.1], [0.3], [0.6], [0.8]])
+    one = deciles.spread_over_networks(values, np.zeros(4, int))
+    np.testing.assert_allclose(one.std, values.std(0, ddof=1))
+    two = deciles.spread_over_networks(values, np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose(two.mean, [0.45])
+    np.testing.assert_allclose(two.std, np.std([0.2, 0.7], ddof=1))
+
+
 def test_accuracy_by_segment():
     correct = np.array([[1, 1, 0, 0], [1, 0, 0, 1]], bool)
     result = deciles.accuracy_by_segment(correct, np.array([0, 0, 1, 1]), 3)
@@ -97,44 +120,6 @@ def test_saturation():
     flat = deciles.saturation(images, [0.3, 0.3, 0.3])
     assert flat == pytest.approx((0.0, 0.0))
     assert deciles.saturation([5, 5], [0.1, 0.2]) == (None, None)
-
-
-def test_random_real_images_are_nested_real_and_of_their_class():
-    dataset = _dataset()
-    drawn = deciles.random_real(dataset, (1, 2), seed=3)
-    assert drawn.metadata["segment_sizes"] == [1, 2]
-    np.testing.assert_array_equal(drawn.labels, [0, 1, 0, 0, 1, 1])
-    np.testing.assert_array_equal(drawn.segments, [0, 0, 1, 1, 1, 1])
-    rows = [
-        np.flatnonzero((dataset.train_images == image).all((1, 2, 3)))[0]
-        for image in drawn.images
-    ]
-    assert len(set(rows)) == 6
-    np.testing.assert_array_equal(dataset.train_labels[rows], drawn.labels)
-    smaller = deciles.random_real(dataset, 1, seed=3)
-    np.testing.assert_array_equal(smaller.images, drawn.prefix(1).images)
-    other = deciles.random_real(dataset, (1, 2), seed=4)
-    assert (other.images != drawn.images).any()
-
-
-def test_random_mosaics_hold_shrunk_images_of_their_class():
-    gray = np.repeat(np.array([10, 20, 30, 40, 50, 60, 70, 80], np.uint8), 64)
-    images = gray.reshape(8, 8, 8, 1)
-    dataset = from_arrays("gray", images, [0] * 4 + [1] * 4, images, [0] * 8)
-    drawn = deciles.random_real(dataset, 1, factor=2)
-    assert drawn.factor == 2
-    assert drawn.images.shape == (2, 8, 8, 1)
-    for image, values in zip(drawn.images, ({10, 20, 30, 40}, {50, 60, 70, 80})):
-        tiles = image.reshape(2, 4, 2, 4).swapaxes(1, 2).reshape(4, 16)
-        assert (tiles == tiles[:, :1]).all()
-        assert set(tiles[:, 0].tolist()) == values
-
-
-def test_random_sets_repeat_images_where_a_class_has_too_few():
-    drawn = deciles.random_real(_dataset(per_class=2), 5)
-    assert len(drawn.images) == 10
-    with pytest.raises(ValueError, match="must be at least 1"):
-        deciles.random_real(_dataset(), (1, 0))
 
 
 # Forgetting.
@@ -163,6 +148,7 @@ def test_forgetting_matrix_by_hand():
     expected = [[1.0, nan], [0.75, 1.0], [0.25, 0.5]]
     np.testing.assert_allclose(result.accuracy, expected)
     np.testing.assert_array_equal(result.sizes, [2, 1])
+    # The first column: the best of 1 and 0.75 before the end, minus 0.25 at the end.
     np.testing.assert_allclose(result.forgetting, [0.75, 0.5])
     assert result.backward_transfer == pytest.approx((-0.75 - 0.5) / 2)
     assert result.std[1, 0] == pytest.approx(np.std([0.5, 1.0], ddof=1))
@@ -285,15 +271,23 @@ def test_sets_of_a_study():
     assert len(methods.training_sets(dataset, [d4a])) == 2
 
 
-def test_hardness_turns_every_measure():
-    # Any named tuple of measures will do.
-    fields = methods.Difficulty._fields
-    values = methods.Difficulty(*(np.array([0.0, 1.0]) for _ in fields))
-    for name in fields:
-        harder = int(np.argmax(methods.hardness(values, name)))
-        assert harder == (0 if name in ("margin", "accuracy", "aum") else 1)
-    with pytest.raises(ValueError, match="measure is 'lost'.*loss"):
-        methods.hardness(values, "lost")
+def test_segments_of_both_splits_follow_the_measure():
+    dataset = _dataset(per_class=4)
+    count, tests = len(dataset.train_labels), len(dataset.test_labels)
+    fields = len(Difficulty._fields)
+    up = Difficulty(*[np.arange(count, dtype=float)] * fields)
+    down = Difficulty(*[-np.arange(tests, dtype=float)] * fields)
+    hard = RealDifficulty(up, down)
+    settings = study.Settings(bins=2, hardest=1)
+    train, test = study.order_by_difficulty(dataset, hard, settings)
+    np.testing.assert_array_equal(train, [0] * 4 + [1] * 4)
+    np.testing.assert_array_equal(test, [1, 1, 0, 0])
+    # A small margin is hard; per class, both classes have both segments.
+    settings = study.Settings(2, "margin", True, 1)
+    train, _ = study.order_by_difficulty(dataset, hard, settings)
+    np.testing.assert_array_equal(train, [1, 1, 0, 0] * 2)
+    with pytest.raises(ValueError, match="hardest is 3.*2 segments"):
+        study.Settings(bins=2, hardest=3)
 
 
 def test_methods_are_read_from_a_run_or_a_set(tmp_path):
@@ -333,7 +327,8 @@ class _Oracle:
             np.arange(len(labels)) < np.array([[good], [good]]) * len(labels)
             for labels in (self.dataset.train_labels, self.dataset.test_labels)
         ]
-        return Answers(*parts, steps=10, seconds=0.5)
+        best = np.array([0.9, 1.0])
+        return Answers(*parts, steps=10, seconds=0.5, best=best)
 
 
 def _run_study(dataset, found, oracle, **options):
@@ -344,11 +339,15 @@ def _run_study(dataset, found, oracle, **options):
     settings = study.Settings(bins=3, hardest=1)
     result = study.Study(dataset, found, *segments, settings, {"network": "toy"})
     seen = []
+
+    def report(item, answers, known):
+        result.finished.append((item, answers))
+        seen.append((item.name, known))
+
     study.run(
-        result,
         oracle,
         methods.training_sets(dataset, found, **options),
-        lambda item, answers, known: seen.append((item.name, known)),
+        report,
         lambda item: contextlib.nullcontext(lambda *args: None),
     )
     return result, seen
@@ -356,9 +355,7 @@ def _run_study(dataset, found, oracle, **options):
 
 def test_a_study_computes_every_figure_and_never_repeats_a_set(tmp_path):
     dataset, oracle = _dataset(), None
-    masks = forgetting.FilterMasks(
-        np.arange(12)[None] >= 6, np.arange(12)[None] < 6
-    )
+    masks = forgetting.FilterMasks(np.arange(12)[None] >= 6, np.arange(12)[None] < 6)
     d4a = methods.Method("D4A", _distilled(dataset, (2, 2)), masks)
     oracle = _Oracle(dataset)
     options = {"random": True, "full": True, "not_augmented": True}
@@ -374,6 +371,7 @@ def test_a_study_computes_every_figure_and_never_repeats_a_set(tmp_path):
     half = rows["D4A, 2 per class"]
     assert half["test"]["mean"] == pytest.approx(0.5)
     assert half["test"]["std"] == 0
+    assert half["test_best"]["mean"] == pytest.approx(0.95)
     assert half["coverage"] == 0.5
     np.testing.assert_allclose(half["train_by_segment"]["mean"], [1.0, 0.5, 0.0])
     np.testing.assert_allclose(half["coverage_by_segment"], [1.0, 0.5, 0.0])
@@ -387,6 +385,8 @@ def test_a_study_computes_every_figure_and_never_repeats_a_set(tmp_path):
     (score,) = summary["judging"]
     assert score["hlr"] == 0.0
     assert score["ior"] == pytest.approx(0.5)
+    assert score["over_mosaics"] is None
+    assert score["test_best"] == pytest.approx(0.95)
     assert score["lrs"] == pytest.approx(judging.label_robust_score(0.0, 0.5))
     assert score["ars"] == pytest.approx(
         judging.augmentation_robust_score(1.0, 0.5, 1.0, 0.5)
@@ -395,7 +395,7 @@ def test_a_study_computes_every_figure_and_never_repeats_a_set(tmp_path):
     assert slopes["D4A"]["per_doubling"] == pytest.approx(1.0)
     assert slopes["All real images"]["per_image"] is None
 
-    drawn = list(charts.study_charts(summary))
+    drawn = list(study_charts.study_charts(summary))
     charts.save_charts(drawn, tmp_path)
     names = {chart.name for chart in drawn}
     assert {"accuracy", "difficulty-train", "saturation", "forgetting-d4a"} <= names
@@ -403,8 +403,8 @@ def test_a_study_computes_every_figure_and_never_repeats_a_set(tmp_path):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with open(tmp_path / "difficulty-train.csv", encoding="utf-8") as file:
         table = list(csv.reader(file))
-    assert table[0][:4] == ["set", "mean_1", "mean_2", "mean_3"]
-    assert table[1][:4] == ["D4A, 2 per class", "1.0", "0.5", "0.0"]
+    assert table[0][:5] == ["set", "distillations", "networks", "mean_1", "mean_2"]
+    assert table[1][:6] == ["D4A, 2 per class", "1", "2", "1.0", "0.5", "0.0"]
 
 
 def test_figures_that_need_what_is_missing_are_left_out():
@@ -415,7 +415,7 @@ def test_figures_that_need_what_is_missing_are_left_out():
     assert summary["forgetting"] == []
     (score,) = summary["judging"]
     assert [score[name] for name in ("hlr", "ior", "lrs", "ars")] == [None] * 4
-    assert list(charts.study_charts(summary))
+    assert list(study_charts.study_charts(summary))
 
 
 def test_without_a_filter_record_the_answers_make_the_groups():
@@ -427,23 +427,64 @@ def test_without_a_filter_record_the_answers_make_the_groups():
     assert entry["sizes"] == [6]
 
 
-def test_equal_labels_do_not_overwrite_each_other():
+def test_sets_of_one_label_are_distillations_of_one_method(tmp_path):
     dataset = _dataset()
     found = [
         methods.Method("D4A", _distilled(dataset, (2, 2), seed=seed)) for seed in (0, 1)
     ]
     result, _ = _run_study(dataset, found, _Oracle(dataset))
-    names = [chart.name for chart in charts.study_charts(result.summary())]
+    # The second distillation is worse: its networks get nothing of the test right.
+    for place, (item, answers) in enumerate(result.finished):
+        if item.digest == found[1].digest:
+            worse = answers._replace(test=np.zeros_like(answers.test))
+            result.finished[place] = (item, worse)
+    summary = result.summary()
+    small, large = summary["rows"]
+    assert small["distillations"] == 2
+    assert small["networks"] == 4
+    assert large["test"]["mean"] == pytest.approx(0.5)
+    assert large["test"]["std"] == pytest.approx(np.std([0, 1], ddof=1))
+    assert large["train"]["std"] == 0
+    assert [e["label"] for e in summary["forgetting"]] == ["D4A", "D4A"]
+    (score,) = summary["judging"]
+    assert score["test"] == pytest.approx(0.5)
+    drawn = list(study_charts.study_charts(summary))
+    names = [chart.name for chart in drawn]
     assert len(names) == len(set(names))
     assert "forgetting-d4a-2" in names
+    (table,) = [chart.rows for chart in drawn if chart.name == "forgetting"]
+    assert [row[0] for row in table] == ["D4A #1", "D4A #2"]
+
+
+def test_other_architectures_make_a_table(tmp_path):
+    dataset = _dataset()
+    method = methods.Method("IDC", _distilled(dataset, (4,)))
+    oracle = _Oracle(dataset)
+    result, _ = _run_study(dataset, [method], oracle, random=True)
+    for network in ("vgg11", "vit"):
+        for item, answers in result.finished:
+            result.transfers.append((network, item, answers))
+    summary = result.summary()
+    found = {(e["network"], e["label"]): e["test"]["mean"] for e in
+             summary["architectures"]}  # fmt: skip
+    assert found[("vit", "IDC")] == 1.0
+    assert found[("vgg11", "Random images")] == 0.5
+    (chart,) = [
+        c for c in study_charts.study_charts(summary) if c.name == "architectures"
+    ]
+    assert chart.rows[0][:3] == ["vgg11", "IDC", 4.0]
+    charts.save_charts([chart], tmp_path)
+    text = tables.architecture_table(summary["architectures"])
+    assert [row[0] for row in text.rows] == ["vgg11", "vit"]
+    assert text.columns == ["IDC, 4 per class", "Random images, 4 per class"]
 
 
 def test_analysis_files_are_checked(tmp_path):
     with pytest.raises(ValueError, match="no analysis that can be read"):
-        study.load_analysis(tmp_path)
+        load_analysis(tmp_path)
     (tmp_path / "analysis.json").write_text('{"format": "other", "schema_version": 1}')
     with pytest.raises(ValueError, match="schema version"):
-        study.load_analysis(tmp_path)
+        load_analysis(tmp_path)
 
 
 def test_the_examiner_trains_and_keeps_its_answers(tmp_path):
@@ -458,8 +499,15 @@ def test_the_examiner_trains_and_keeps_its_answers(tmp_path):
         cutmix_probability=0.0, learning_rate=0.1,
     )  # fmt: skip
     runtime = RuntimeConfig(devices=1)
-    make = lambda: Examiner(
-        dataset, "convnet:width=4:depth=1", recipe, recipe, runtime, 0, tmp_path
+    make = lambda best_of=0: Examiner(
+        dataset,
+        "convnet:width=4:depth=1",
+        recipe,
+        recipe,
+        runtime,
+        0,
+        tmp_path,
+        best_of,
     )
     distilled = _distilled(dataset, (1, 1))
     small, large = prefixes("D4A", "artifact", distilled)
@@ -471,12 +519,20 @@ def test_the_examiner_trains_and_keeps_its_answers(tmp_path):
     assert answers.test.shape == (2, 6)
     assert answers.train.all()
     assert answers.steps == 8
+    assert answers.best is None
     assert calls
     found = make().find(large)
     np.testing.assert_array_equal(found.train, answers.train)
     np.testing.assert_array_equal(found.test, answers.test)
     assert found.steps == 8
     assert make().find(small) is None
+    # A course of test accuracies was not recorded, so it is trained again for one.
+    assert make(best_of=3).find(large) is None
+    again = make(best_of=3).ask(large)
+    np.testing.assert_array_equal(again.test, answers.test)
+    assert (again.best >= again.test.mean(1)).all()
+    np.testing.assert_array_equal(make(best_of=3).find(large).best, again.best)
+    assert make().find(large).best is None
     assert make().find(whole_data(dataset)) is None
 
 
@@ -492,7 +548,3 @@ def test_a_torn_record_is_no_answer(tmp_path):
     np.save(bits, np.zeros((5, 3), np.uint8))
     assert examiner.find(item) is None
     assert not record.exists()
-
-
-def test_random_sets_are_distilled_sets():
-    assert isinstance(_distilled(_dataset()), DistilledDataset)

@@ -12,7 +12,13 @@ import pytest
 
 from d4a_jax import ensemble as ensemble_module
 from d4a_jax.config import EvaluationConfig
-from d4a_jax.ensemble import Ensemble, Subsets, TrainingImages, everything
+from d4a_jax.ensemble import (
+    Ensemble,
+    Subsets,
+    TrainingImages,
+    checkpoints,
+    everything,
+)
 from d4a_jax.networks import create_network
 from d4a_jax.parallel import Layout, make_layout, spread
 from d4a_jax.training import NetworkState, Normalization
@@ -180,6 +186,29 @@ def test_division_into_calls_changes_no_bit(single, trained, steps_per_call):
     ]
     assert {total for _, total, _ in reports} == {STEPS}
     assert all(np.isfinite(loss) for *_, loss in reports)
+
+
+def test_networks_can_be_observed_without_an_effect(single, trained):
+    seen = {}
+
+    def observe(step, variables):
+        seen[step] = jax.tree.map(np.asarray, variables)
+
+    arguments = (KEY, _images(CAPACITY), everything(COUNT, CAPACITY, NETWORKS))
+    again = single.fit(*arguments, STEPS, observe=observe, observe_at=(2, 5, STEPS))
+    assert list(seen) == [2, 5, STEPS]
+    chex.assert_trees_all_equal(again, trained)
+    chex.assert_trees_all_equal(seen[STEPS], trained)
+    kernel = lambda v: v["params"]["block0"]["conv"]["kernel"]
+    assert np.abs(kernel(seen[2]) - kernel(trained)).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "total, count, steps",
+    [(10, 5, (2, 4, 6, 8, 10)), (7, 3, (3, 5, 7)), (2, 5, (1, 2)), (4, 1, (4,))],
+)
+def test_checkpoints_are_even_and_end_at_the_end(total, count, steps):
+    assert checkpoints(total, count) == steps
 
 
 def test_padding_of_the_images_changes_nothing(single, trained):

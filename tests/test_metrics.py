@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-from absl import logging
 
 from d4a_jax import metrics
 

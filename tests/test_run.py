@@ -76,6 +76,7 @@ def test_run_leaves_everything_behind(run):
     assert phases.count("matching") == 8
     assert phases.count("evaluation") == 2 and phases.count("filter") == 1
     assert (folder / "distilled" / "gallery.png").stat().st_size > 0
+    assert "Matched against (real)" in (folder / "report.html").read_text()
 
 
 def test_the_same_command_elsewhere_finds_the_run_complete(run):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,13 @@ import numpy as np
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import Dataset
-from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
+from d4a_jax.ensemble import (
+    Ensemble,
+    ProgressHook,
+    TrainingImages,
+    checkpoints,
+    everything,
+)
 from d4a_jax.evaluation import hits
 from d4a_jax.fileio import dump_json, save_array_atomic, write_json_atomic
 from d4a_jax.networks import create_network
@@ -76,12 +83,15 @@ class Answers(NamedTuple):
       test: on the real test images.
       steps: SGD steps that each network was trained for.
       seconds: what training and classifying took, with compilation.
+      best: test accuracy `[E]` of each network's best checkpoint, chosen on the test
+        images, where that was asked for.
     """
 
     train: np.ndarray
     test: np.ndarray
     steps: int
     seconds: float
+    best: np.ndarray | None = None
 
 
 def prefixes(
@@ -139,6 +149,8 @@ class Examiner:
       runtime: layout on the hardware.
       seed: of initializations, batches and augmentation.
       directory: where answers are kept.
+      best_of: how many test accuracies in the course of training to take for
+        `Answers.best`; zero for none.
     """
 
     def __init__(
@@ -150,6 +162,7 @@ class Examiner:
         runtime: RuntimeConfig,
         seed: int,
         directory: Path,
+        best_of: int = 0,
     ):
         dtype = jnp.dtype(runtime.compute_dtype)
         self.network = create_network(
@@ -161,22 +174,29 @@ class Examiner:
         self.runtime = runtime
         self.seed = seed
         self.directory = directory
+        self.best_of = best_of
         self.layout: Layout = make_layout(runtime.devices, runtime.class_chunk)
         self._ensembles: dict[tuple, Ensemble] = {}
-        self._real = None
 
     def find(self, training_set: TrainingSet) -> Answers | None:
-        """The answers of an earlier study by the same recipe, None where there are none."""
+        """The answers of an earlier study by the same recipe, None without them."""
         record, bits = self._files(training_set)
         if not (record.exists() and bits.exists()):
             return None
         facts = json.loads(record.read_bytes())
+        curve = facts.get("test_curve", [])
+        if self.best_of and facts.get("best_of") != self.best_of:
+            return None
         train = len(self.dataset.train_labels)
         count = train + len(self.dataset.test_labels)
         correct = np.unpackbits(np.load(bits, allow_pickle=False), axis=1, count=count)
         correct = correct.astype(bool)
         return Answers(
-            correct[:, :train], correct[:, train:], facts["steps"], facts["seconds"]
+            correct[:, :train],
+            correct[:, train:],
+            facts["steps"],
+            facts["seconds"],
+            np.max(curve, 0) if self.best_of else None,
         )
 
     def ask(
@@ -187,38 +207,48 @@ class Examiner:
         ensemble = self._ensemble(training_set)
         steps = self._steps(training_set)
         capacity, count = len(training_set.labels), training_set.count
+        curve = []
         variables = ensemble.fit(
             jax.random.key(self.seed),
             TrainingImages(training_set.images, training_set.labels),
             everything(count, capacity, self.recipe.repeats),
             steps,
             progress,
+            observe=lambda _, networks: curve.append(
+                self._correct(ensemble, networks, "test").mean(1)
+            ),
+            observe_at=checkpoints(steps, self.best_of) if self.best_of else (),
         )
-        train, test = (
-            np.asarray(ensemble.predict(variables, *arrays, hits)[0])[:number].T
-            for arrays, number in self._real_images()
-        )
+        train, test = (self._correct(ensemble, variables, s) for s in ("train", "test"))
         seconds = time.monotonic() - start
         record, bits = self._files(training_set)
         self.directory.mkdir(parents=True, exist_ok=True)
         save_array_atomic(bits, np.packbits(np.hstack([train, test]), axis=1))
-        identity = self._identity(training_set)
+        facts = {"steps": steps, "seconds": seconds}
+        if self.best_of:
+            facts |= {"best_of": self.best_of, "test_curve": curve}
         # Last: answers count as finished where their record exists.
-        write_json_atomic(record, identity | {"steps": steps, "seconds": seconds})
-        return Answers(train, test, steps, seconds)
+        write_json_atomic(record, self._identity(training_set) | facts)
+        best = np.max(curve, 0) if self.best_of else None
+        return Answers(train, test, steps, seconds, best)
 
-    def _real_images(self):
-        if self._real is None:
-            data = self.dataset
-            parts = (
-                (data.train_images, data.train_labels),
-                (data.test_images, data.test_labels),
-            )
-            self._real = [
-                (spread(self.layout, tuple(map(np.asarray, part))), len(part[1]))
-                for part in parts
-            ]
-        return self._real
+    def _correct(self, ensemble, variables, split):
+        """bool `[E, n]`: which real images of a split the networks get right."""
+        arrays, count = self._real[split]
+        return np.asarray(ensemble.predict(variables, *arrays, hits)[0])[:count].T
+
+    @cached_property
+    def _real(self):
+        """For each split: its arrays on the devices, and how many images it has."""
+        data = self.dataset
+        parts = {
+            "train": (data.train_images, data.train_labels),
+            "test": (data.test_images, data.test_labels),
+        }
+        return {
+            split: (spread(self.layout, tuple(map(np.asarray, part))), len(part[1]))
+            for split, part in parts.items()
+        }
 
     def _recipe(self, training_set):
         recipe = self.full_recipe if training_set.kind == "full" else self.recipe

@@ -10,12 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from d4a_jax.artifact import DistilledDataset
-from d4a_jax.data import Dataset
-
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation over networks; the latter 0 for one of them."""
+    """Mean and sample standard deviation; the latter is 0 for a single value."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -35,9 +32,22 @@ class Saturation(NamedTuple):
     per_doubling: float | None
 
 
-def spread_over_networks(values: np.ndarray) -> Spread:
-    """Mean and standard deviation along the first axis, which counts networks."""
+def spread_over_networks(
+    values: np.ndarray, distillations: np.ndarray | None = None
+) -> Spread:
+    """Mean and standard deviation along the first axis, which counts networks.
+
+    Args:
+      values: `[E, ...]`.
+      distillations: int `[E]`, the distilled set that each network was trained on.
+        Where there are several, the deviation is that of their means, which is what
+        another distillation would differ by.
+    """
     values = np.asarray(values, np.float64)
+    if distillations is not None and len(np.unique(distillations)) > 1:
+        values = np.stack(
+            [values[distillations == d].mean(0) for d in np.unique(distillations)]
+        )
     mean = values.mean(0)
     std = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
     return Spread(mean, std)
@@ -89,13 +99,19 @@ def segments_by_difficulty(
     return segments
 
 
-def accuracy_by_segment(correct: np.ndarray, segments: np.ndarray, bins: int) -> Spread:
+def accuracy_by_segment(
+    correct: np.ndarray,
+    segments: np.ndarray,
+    bins: int,
+    distillations: np.ndarray | None = None,
+) -> Spread:
     """Accuracy of each segment.
 
     Args:
       correct: bool `[E, n]`, whether network e classifies image i correctly.
       segments: int `[n]` in `[0, bins)`.
       bins: number of segments.
+      distillations: see `spread_over_networks`.
 
     Returns:
       Arrays `[bins]` in [0, 1]; NaN for a segment without images.
@@ -103,7 +119,7 @@ def accuracy_by_segment(correct: np.ndarray, segments: np.ndarray, bins: int) ->
     counts = np.bincount(segments, minlength=bins)
     hits = [np.bincount(segments, weights=row, minlength=bins) for row in correct]
     with np.errstate(invalid="ignore"):
-        return spread_over_networks(np.stack(hits) / counts)
+        return spread_over_networks(np.stack(hits) / counts, distillations)
 
 
 def coverage(correct: np.ndarray) -> float:
@@ -138,81 +154,3 @@ def saturation(
         return Saturation(None, None)
     slope = lambda x: float(np.polyfit(x, np.asarray(accuracy, np.float64), 1)[0])
     return Saturation(slope(images), slope(np.log2(images)))
-
-
-def random_real(
-    dataset: Dataset,
-    images_per_class: int | Sequence[int],
-    factor: int = 1,
-    seed: int = 0,
-) -> DistilledDataset:
-    """Random real images in the storage of a distilled set: the baseline of all.
-
-    Args:
-      dataset: the real data.
-      images_per_class: stored images per class; several numbers make as many
-        segments, whose prefixes are nested random sets.
-      factor: with 1 plain images; else mosaics of `factor ** 2` shrunk images each, as
-        IDC stores them (Kim et al. 2022).
-      seed: of the draw.
-
-    Returns:
-      A set like a distilled one, drawn without replacement within each class where
-      the class has enough images.
-
-    Raises:
-      ValueError: a number is below 1.
-    """
-    sizes = (
-        [int(images_per_class)]
-        if np.ndim(images_per_class) == 0
-        else [int(size) for size in images_per_class]
-    )
-    if not sizes or min(sizes) < 1 or factor < 1:
-        raise ValueError(
-            f"images_per_class is {images_per_class} and factor is {factor}; both must "
-            "be at least 1."
-        )
-    tiles, generator = factor**2, np.random.default_rng(seed)
-    drawn = []
-    for label in range(dataset.num_classes):
-        members = np.flatnonzero(np.asarray(dataset.train_labels) == label)
-        order = generator.permutation(members)
-        drawn.append(np.resize(order, sum(sizes) * tiles).reshape(-1, tiles))
-    images, labels, segments = [], [], []
-    for segment, size in enumerate(sizes):
-        first = sum(sizes[:segment])
-        rows = np.concatenate([part[first : first + size] for part in drawn])
-        images.append(_mosaics(np.asarray(dataset.train_images[rows.ravel()]), factor))
-        labels.append(np.repeat(np.arange(dataset.num_classes, dtype=np.int32), size))
-        segments.append(np.full(len(rows), segment, np.int32))
-    parts = (np.concatenate(part) for part in (images, labels, segments))
-    return DistilledDataset(*parts, _metadata(dataset, sizes, factor, seed))
-
-
-def _mosaics(images: np.ndarray, factor: int) -> np.ndarray:
-    """uint8 `[n factor^2, ...]`, a stored image's parts together, to `[n, ...]`."""
-    if factor == 1:
-        return images
-    # Imported here so that the arithmetic needs no accelerator library.
-    from d4a_jax.formation import compose
-
-    tiles = factor**2
-    by_tile = images.reshape(-1, tiles, *images.shape[1:]).swapaxes(0, 1)
-    mosaics = compose(by_tile.reshape(images.shape).astype(np.float32), factor)
-    return np.rint(np.asarray(mosaics)).astype(np.uint8)
-
-
-def _metadata(dataset, sizes, factor, seed):
-    return {
-        "dataset": dataset.name,
-        "dataset_fingerprint": dataset.fingerprint,
-        "class_names": list(dataset.class_names),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "flip": dataset.flip,
-        "factor": factor,
-        "images_per_class": sum(sizes),
-        "segment_sizes": list(sizes),
-        "seed": seed,
-    }

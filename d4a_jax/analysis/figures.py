@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from d4a_jax.fileio import write_bytes_atomic
 
@@ -141,6 +142,12 @@ def lines(
         axes.minorticks_off()
     if y_log:
         axes.set_yscale("log")
+        plain = StrMethodFormatter("{x:g}")
+        axes.yaxis.set_major_formatter(plain)
+        # Powers of ten alone say little within one decade.
+        low, high = axes.get_ylim()
+        axes.yaxis.set_minor_formatter(plain if high < 30 * low else NullFormatter())
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     _legend(axes, series, theme)
@@ -173,11 +180,24 @@ def heat_map(
     x_label: str,
     theme: Theme = LIGHT,
     limits: tuple[float, float] = (0.0, 100.0),
+    form: str = "{:.0f}",
 ) -> Figure:
-    """A matrix of percentages, each written into its cell; missing ones stay empty."""
+    """A matrix of numbers, each written into its cell; missing ones stay empty.
+
+    Args:
+      values: a list for each row; None or NaN where there is none.
+      rows: their names.
+      columns: their names.
+      x_label: what the columns are.
+      theme: colors.
+      limits: values of the background's color and of the strongest shade.
+      form: how a number is written.
+    """
     matrix = np.array(values, float).reshape(len(rows), len(columns))
     names = 0.085 * max(map(len, rows), default=0)
-    width = max(_WIDTH, 0.5 + names + 0.46 * len(columns))
+    lines = [line for name in columns for line in name.split("\n")]
+    cell = max(0.46, 0.085 * max(map(len, lines), default=0))
+    width = max(_WIDTH, 0.5 + names + cell * len(columns))
     figure, axes = _blank(theme, (width, 1.0 + 0.36 * len(rows)))
     colors = LinearSegmentedColormap.from_list("", [theme.background, theme.series[0]])
     low, high = limits
@@ -187,7 +207,7 @@ def heat_map(
             strong = (value - low) / (high - low) > theme.switch
             ink = theme.background if strong else theme.ink
             place = {"ha": "center", "va": "center", "fontsize": 9}
-            axes.text(x, y, f"{value:.0f}", color=ink, **place)
+            axes.text(x, y, form.format(value), color=ink, **place)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel(x_label)

@@ -38,9 +38,11 @@ class Forgetting(NamedTuple):
       accuracy: `[K, K - 1]`, mean over networks.
       std: `[K, K - 1]`, over networks.
       sizes: int `[K - 1]`, images in each group.
-      forgetting: `[K - 1]`, best accuracy since the discarding minus the final one.
+      forgetting: `[K - 1]`, best accuracy before the last stage minus the final one
+        (Chaudhry et al. 2018); negative where the last stage is the best.
       backward_transfer: mean over groups of the final accuracy minus that at the
-        discarding; negative where images are forgotten. NaN without a group.
+        discarding (Lopez-Paz & Ranzato 2017); negative where images are forgotten. NaN
+        without a group.
     """
 
     accuracy: np.ndarray
@@ -111,7 +113,7 @@ def first_discarded(masks: FilterMasks) -> np.ndarray:
 
 
 def first_stage(happened: np.ndarray) -> np.ndarray:
-    """The first stage, from 1, of a bool `[K - 1, n]` history; 0 where there is none."""
+    """The first True stage, from 1, of a bool `[K - 1, n]` history; 0 for none."""
     happened = np.asarray(happened, bool)
     return np.where(happened.any(0), happened.argmax(0) + 1, 0)
 
@@ -121,9 +123,7 @@ def majority(correct: np.ndarray) -> np.ndarray:
     return np.asarray(correct).mean(0) > 0.5
 
 
-def measure_forgetting(
-    correct: Sequence[np.ndarray], groups: np.ndarray
-) -> Forgetting:
+def measure_forgetting(correct: Sequence[np.ndarray], groups: np.ndarray) -> Forgetting:
     """The matrix of accuracies and what follows from it.
 
     Args:
@@ -145,7 +145,7 @@ def measure_forgetting(
     present = np.flatnonzero(sizes)
     lost = np.full(shape[1], np.nan)
     if len(present):
-        lost[present] = np.nanmax(accuracy[:, present], 0) - accuracy[-1, present]
+        lost[present] = np.nanmax(accuracy[:-1, present], 0) - accuracy[-1, present]
     transfer = accuracy[-1, present] - accuracy[present, present]
     mean_transfer = float(transfer.mean()) if len(present) else float("nan")
     return Forgetting(accuracy, std, sizes, lost, mean_transfer)

@@ -4,7 +4,8 @@ All accuracies are fractions in [0, 1] of networks trained from scratch. Pure fu
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from d4a_jax.artifact import DistilledDataset
 
@@ -80,6 +81,73 @@ def augmentation_robust_score(
 def storage(distilled: DistilledDataset) -> Storage:
     """Bytes of the stored pixels and of the (hard) labels."""
     return Storage(distilled.images.nbytes, distilled.labels.nbytes)
+
+
+def judge(
+    rows: Sequence[Mapping[str, Any]], storages: Mapping[str, Storage]
+) -> list[dict[str, Any]]:
+    """All figures of every whole distilled set among the rows of a study.
+
+    Args:
+      rows: as in `analysis.json`; random images and all real images among them are
+        the references, and a figure that lacks one is None.
+      storages: of the distilled sets, by their digests.
+    """
+    full = [row["test"]["mean"] for row in rows if row["kind"] == "full"]
+    out = []
+    for row in rows:
+        if row["kind"] != "artifact" or row["stage"] != row["stages"]:
+            continue
+        if not row["augmented"]:
+            continue
+        own = _accuracies(rows, row, label=row["label"])
+        random = _accuracies(rows, row, kind="random", factor=1)
+        storage = storages[row["sets"][0]]
+        entry = {
+            "label": row["label"],
+            "images_per_class": row["images_per_class"],
+            "test": row["test"]["mean"],
+            "test_std": row["test"]["std"],
+            "test_best": row["test_best"] and row["test_best"]["mean"],
+            "pixel_bytes": storage.pixels,
+            "label_bytes": storage.labels,
+        }
+        mosaics = _accuracies(rows, row, kind="random", factor=row["factor"])
+        scores = _scores(own, random, full[0] if full else None)
+        if row["factor"] > 1 and True in mosaics:
+            scores["over_mosaics"] = own[True] - mosaics[True]
+        out.append(entry | {"over_mosaics": None} | scores)
+    return out
+
+
+def _accuracies(rows, like, **wanted):
+    """Test accuracies of as many images per class, by whether the recipe augments."""
+    wanted |= {"images_per_class": like["images_per_class"]}
+    return {
+        row["augmented"]: row["test"]["mean"]
+        for row in rows
+        if all(row[name] == value for name, value in wanted.items())
+    }
+
+
+def _scores(own, random, full):
+    """Judging figures of one set; None where an accuracy that they need is missing."""
+    hlr = None if full is None else hard_label_recovery(full, own[True])
+    ior = lrs = ars = None
+    if True in random:
+        ior = improvement_over_random(own[True], random[True])
+    if hlr is not None and ior is not None:
+        lrs = label_robust_score(hlr, ior)
+    if {True, False} <= own.keys() & random.keys():
+        ars = augmentation_robust_score(
+            own[True], random[True], own[False], random[False]
+        )
+    return {"full": full, "random": random.get(True)} | {
+        "hlr": hlr,
+        "ior": ior,
+        "lrs": lrs,
+        "ars": ars,
+    }
 
 
 def _normalize(score: float) -> float:

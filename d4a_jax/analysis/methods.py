@@ -5,16 +5,11 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from d4a_jax.analysis import deciles, forgetting
+from d4a_jax.analysis import forgetting
 from d4a_jax.analysis.answers import TrainingSet, prefixes, whole_data
 from d4a_jax.artifact import DistilledDataset, load_distilled
+from d4a_jax.baselines import random_images
 from d4a_jax.data import Dataset
-from d4a_jax.difficulty import Difficulty
-
-# Measures of which a small value means hard.
-_SMALL_IS_HARD = ("margin", "accuracy", "aum")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +31,31 @@ class Method:
         """The digest of all its training sets."""
         return next(prefixes("", "", self.distilled)).digest
 
+    @property
+    def regularizer(self) -> str | None:
+        """Name and weight of the regularizer it was made with, where that is known."""
+        section = self.distilled.metadata.get("config", {}).get("regularizer")
+        if section is None:
+            return None
+        name, weight = section["name"], section["weight"]
+        return name if name == "none" else f"{name}, λ {weight:g}"
+
+    @property
+    def filter(self) -> str | None:
+        """What its filter kept, in a word or two, where that is known."""
+        section = self.distilled.metadata.get("config", {}).get("filter")
+        if section is None:
+            return None
+        if not section["enabled"]:
+            return "everything"
+        return "misclassified, learnable" if section["guard"] else "misclassified"
+
+
+def distilled_directory(path: str | Path) -> Path:
+    """The directory of a distilled set, given it or that of the run that made it."""
+    path = Path(path)
+    return path / "distilled" if (path / "distilled").is_dir() else path
+
 
 def load_method(label: str, path: str | Path, dataset: Dataset) -> Method:
     """Reads a distilled set, with the decisions of its run's filter where it has them.
@@ -48,8 +68,7 @@ def load_method(label: str, path: str | Path, dataset: Dataset) -> Method:
     Raises:
       ValueError: it was distilled from other data.
     """
-    path = Path(path)
-    path = path / "distilled" if (path / "distilled").is_dir() else path
+    path = distilled_directory(path)
     distilled = load_distilled(path)
     made_from = distilled.metadata.get("dataset_fingerprint")
     if made_from not in (None, dataset.fingerprint):
@@ -58,25 +77,8 @@ def load_method(label: str, path: str | Path, dataset: Dataset) -> Method:
             "fingerprints differ."
         )
     count = len(dataset.train_labels)
-    masks = forgetting.load_masks(
-        path.parent / "filter", distilled.num_segments, count
-    )
+    masks = forgetting.load_masks(path.parent / "filter", distilled.num_segments, count)
     return Method(label, distilled, masks)
-
-
-def hardness(difficulty: Difficulty, measure: str) -> np.ndarray:
-    """A measure, turned so that larger is harder.
-
-    Raises:
-      ValueError: the measure is unknown.
-    """
-    if measure not in Difficulty._fields:
-        raise ValueError(
-            f"measure is {measure!r}; it must be one of "
-            f"{', '.join(Difficulty._fields)}."
-        )
-    values = np.asarray(getattr(difficulty, measure), np.float64)
-    return -values if measure in _SMALL_IS_HARD else values
 
 
 def training_sets(
@@ -105,19 +107,19 @@ def training_sets(
         found += prefixes(method.label, "artifact", method.distilled)
     for sizes, factor in _storages(methods) if random else ():
         label = "Random images" if factor == 1 else f"Random {factor}×{factor} mosaics"
-        drawn = deciles.random_real(dataset, sizes, factor, seed)
+        drawn = random_images(dataset, sizes, factor, seed)
         found += prefixes(label, "random", drawn)
     if not_augmented:
-        found += [dataclasses.replace(x, augmented=False) for x in _whole(found)]
+        found += [dataclasses.replace(x, augmented=False) for x in whole(found)]
     return found + ([whole_data(dataset)] if full else [])
 
 
-def _whole(items):
+def whole(items: Iterable[TrainingSet]) -> list[TrainingSet]:
     """The whole distilled sets, and as many plain random images."""
-    whole = [x for x in items if x.kind == "artifact" and x.stage == x.stages]
-    sizes = {x.images_per_class for x in whole}
+    complete = [x for x in items if x.kind == "artifact" and x.stage == x.stages]
+    sizes = {x.images_per_class for x in complete}
     plain = [x for x in items if x.kind == "random" and x.factor == 1]
-    return whole + [x for x in plain if x.images_per_class in sizes]
+    return complete + [x for x in plain if x.images_per_class in sizes]
 
 
 def _storages(methods):

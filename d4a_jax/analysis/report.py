@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jinja2
 
 from d4a_jax import __version__
-from d4a_jax.analysis import charts, figures, showcase, tables
+from d4a_jax.analysis import charts, figures, showcase, study_charts, tables
 from d4a_jax.analysis.answers import prefixes
 from d4a_jax.analysis.forgetting import load_masks
+from d4a_jax.analysis.methods import distilled_directory
 from d4a_jax.artifact import DistilledDataset, load_distilled
 from d4a_jax.data import Dataset
 from d4a_jax.fileio import write_bytes_atomic
@@ -29,20 +30,22 @@ class Picture(NamedTuple):
 
 
 def write_report(
-    workdir: str | Path,
+    source: str | Path,
     analysis: Mapping[str, Any] | None = None,
     dataset: Dataset | None = None,
     per_group: int = 10,
     most_classes: int = 20,
+    output: str | Path | None = None,
 ) -> Path:
-    """Writes `report.html` and `report/` into the directory of a run.
+    """Writes `report.html` and `report/` about a run or a distilled set alone.
 
     Args:
-      workdir: the run's directory, with its `distilled`.
-      analysis: of this and other sets (see `study.load_analysis`), where there is one.
+      source: the run's directory, with its `distilled`, or that of a distilled set.
+      analysis: of this and other sets, from `document.load_analysis`, or None.
       dataset: what was distilled; without it no real images are shown.
       per_group: most images of a kind for each class and segment.
       most_classes: most classes in the gallery.
+      output: directory to write to; by default `source`.
 
     Returns:
       The path of the page.
@@ -51,17 +54,17 @@ def write_report(
       ArtifactError: there is no intact distilled set.
       ValueError: the analysis or the data set is of other data.
     """
-    workdir = Path(workdir)
-    distilled = load_distilled(workdir / "distilled")
+    source, output = Path(source), Path(output or source)
+    distilled = load_distilled(distilled_directory(source))
     _check_belongs(distilled, analysis, dataset)
-    drawn = _charts(distilled, read_metrics(workdir), analysis)
-    charts.save_charts(list(drawn.values()), workdir / "report")
+    drawn = _charts(distilled, read_metrics(source), analysis)
+    charts.save_charts(list(drawn.values()), output / "report")
     count = _train_count(analysis, dataset)
-    masks = count and load_masks(workdir / "filter", distilled.num_segments, count)
+    masks = count and load_masks(source / "filter", distilled.num_segments, count)
     classes = showcase.shown_classes(distilled, per_group, most_classes)
     groups = showcase.groups(distilled, classes, per_group, dataset, masks)
     text = render(distilled, analysis, drawn, list(groups), count)
-    path = workdir / "report.html"
+    path = output / "report.html"
     write_bytes_atomic(path, text.encode())
     return path
 
@@ -99,6 +102,7 @@ def render(
         protocol=_protocol(metadata, analysis),
         analysis=analysis,
         analysis_networks=_networks(analysis),
+        several=any(r["distillations"] > 1 for r in (analysis or {}).get("rows", ())),
         signed=tables.signed,
         prefix_table=tables.prefix_table(distilled, analysis),
         kept_table=tables.kept_table(history, names),
@@ -122,7 +126,7 @@ def _charts(distilled, metrics, analysis):
     names = distilled.metadata["class_names"]
     found = [charts.loss_chart(metrics), charts.kept_chart(history, names)]
     if analysis is not None and analysis["rows"]:
-        found += charts.study_charts(analysis)
+        found += study_charts.study_charts(analysis)
     elif any("evaluation" in entry for entry in history):
         found.append(charts.accuracy_chart(_history_rows(distilled)))
     return {chart.name: chart for chart in found if chart is not None}
@@ -135,6 +139,8 @@ def _history_rows(distilled):
             "label": "this run",
             "kind": "artifact",
             "augmented": True,
+            "distillations": 1,
+            "test_best": None,
             "images_per_class": entry["images_per_class"],
             "factor": distilled.factor,
             "steps": entry["evaluation"]["steps"],
@@ -151,7 +157,8 @@ def _history_rows(distilled):
 
 def _analysis_tables(analysis):
     if analysis is None or not analysis["rows"]:
-        names = ("difficulty", "saturation", "forgetting", "flips", "judging")
+        names = ("difficulty", "saturation", "forgetting", "flips", "transfer",
+                 "judging", "architecture")  # fmt: skip
         return {f"{name}_tables": [] for name in names}
     names = analysis["class_names"]
     found = {
@@ -159,7 +166,9 @@ def _analysis_tables(analysis):
         "saturation": [tables.saturation_table(analysis)],
         "forgetting": [tables.forgetting_table(e) for e in analysis["forgetting"]],
         "flips": [tables.flips_table(e, names) for e in analysis["forgetting"]],
+        "transfer": [tables.transfer_table(analysis["forgetting"])],
         "judging": [tables.judging_table(analysis)],
+        "architecture": [tables.architecture_table(analysis["architectures"])],
     }
     return {f"{name}_tables": list(filter(None, t)) for name, t in found.items()}
 
@@ -193,7 +202,7 @@ def _headline(distilled, analysis):
 def _own_row(distilled, analysis):
     digest = next(prefixes("", "", distilled)).digest
     rows = [] if analysis is None else analysis["rows"]
-    own = [r for r in rows if r["set"] == digest and r["stage"] == r["stages"]]
+    own = [r for r in rows if digest in r["sets"] and r["stage"] == r["stages"]]
     return next((r for r in own if r["augmented"]), None)
 
 
@@ -229,7 +238,8 @@ def _sentence(protocol):
         f"SGD {protocol['learning_rate']:g}, momentum {protocol['momentum']:g}, weight "
         f"decay {protocol['weight_decay']:g}, batches of {protocol['batch_size']}, "
         "learning rate × 0.2 after 2/3 and 5/6 of training; augmentation "
-        f"{protocol['augmentation'].replace('_', ', ') or 'none'}; {mixing}; hard labels"
+        f"{protocol['augmentation'].replace('_', ', ') or 'none'}; {mixing}; "
+        "hard labels"
     )
 
 

@@ -91,9 +91,7 @@ def groups(
             if distilled.factor > 1 and len(stored):
                 strips.append(_formed(distilled, stored, per_group))
             if dataset is not None:
-                strips.append(
-                    _real(dataset, masks, label, segment, per_group, seed)
-                )
+                strips.append(_real(dataset, masks, label, segment, per_group, seed))
             yield Group(label, segment, strips)
 
 

@@ -1,23 +1,23 @@
 """A study: networks trained on a list of sets, and every figure about them.
 
 Training is done by `answers`, set by set; `Study.summary` is arithmetic on what is
-finished, so it can be written after every set.
+finished, so it can be written after every set. Sets of one label and size count as
+several distillations by one method.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from d4a_jax.analysis import deciles, forgetting, judging
 from d4a_jax.analysis.answers import Answers, Examiner, TrainingSet
+from d4a_jax.analysis.document import make_document
 from d4a_jax.analysis.methods import Method
 from d4a_jax.data import Dataset
+from d4a_jax.difficulty import RealDifficulty
 
-SCHEMA_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -35,6 +35,13 @@ class Settings:
     per_class: bool = False
     hardest: int = 3
 
+    def __post_init__(self):
+        if not 1 <= self.hardest <= self.bins:
+            raise ValueError(
+                f"hardest is {self.hardest}; it must be from 1 to the {self.bins} "
+                "segments."
+            )
+
 
 @dataclasses.dataclass(eq=False)
 class Study:
@@ -48,6 +55,7 @@ class Study:
       settings: how it is looked at.
       facts: what is written beside the figures, such as the protocol.
       finished: sets with their answers, in the order of the study.
+      transfers: (network, set, answers) of other architectures.
     """
 
     dataset: Dataset
@@ -56,14 +64,19 @@ class Study:
     test_segments: np.ndarray
     settings: Settings
     facts: dict[str, Any]
-    finished: list[tuple[TrainingSet, Answers]] = dataclasses.field(default_factory=list)
+    finished: list[tuple[TrainingSet, Answers]] = dataclasses.field(
+        default_factory=list
+    )
+    transfers: list[tuple[str, TrainingSet, Answers]] = dataclasses.field(
+        default_factory=list
+    )
 
     def summary(self) -> dict[str, Any]:
         """Every figure, as plain values; None where a figure does not exist."""
-        rows = [self._row(*item) for item in self.finished]
+        rows = [self._row(group) for group in _grouped(self.finished)]
+        everything = [answers for *_, answers in (*self.finished, *self.transfers)]
+        storages = {m.digest: judging.storage(m.distilled) for m in self.methods}
         summary = {
-            "format": "d4a_jax.analysis",
-            "schema_version": SCHEMA_VERSION,
             "dataset": self.dataset.name,
             "dataset_fingerprint": self.dataset.fingerprint,
             "class_names": list(self.dataset.class_names),
@@ -73,51 +86,62 @@ class Study:
             "rows": rows,
             "saturation": self._saturation(rows),
             "forgetting": self._forgetting(),
-            "judging": self._judging(rows),
-            "seconds": sum(answers.seconds for _, answers in self.finished),
+            "judging": judging.judge(rows, storages),
+            "architectures": self._architectures(),
+            "seconds": sum(answers.seconds for answers in everything),
         }
-        return _plain(summary | self.facts)
+        return make_document(summary | self.facts)
 
-    def _row(self, item, answers):
+    def _row(self, group):
+        item, distillations = group[0][0], _distillations(group)
         train, test = (
-            deciles.spread_over_networks(correct.mean(1))
-            for correct in (answers.train, answers.test)
+            np.concatenate([getattr(answers, split) for _, answers in group])
+            for split in ("train", "test")
         )
+        spread = lambda values: deciles.spread_over_networks(values, distillations)
         bins = self.settings.bins
         by_segment = {
-            "train_by_segment": (answers.train, self.train_segments),
-            "test_by_segment": (answers.test, self.test_segments),
+            "train_by_segment": (train, self.train_segments),
+            "test_by_segment": (test, self.test_segments),
         }
+        best = [answers.best for _, answers in group]
+        covered = np.mean([answers.train.any(0) for _, answers in group], axis=0)
         return {
             "name": item.name,
             "label": item.label,
             "kind": item.kind,
-            "set": item.digest,
+            "sets": [other.digest for other, _ in group],
             "stage": item.stage,
             "stages": item.stages,
             "images_per_class": item.images_per_class,
             "factor": item.factor,
             "augmented": item.augmented,
-            "networks": len(answers.test),
-            "steps": answers.steps,
-            "test": {**test._asdict(), "each": answers.test.mean(1)},
-            "train": train._asdict(),
-            "coverage": deciles.coverage(answers.train),
+            "distillations": len(group),
+            "networks": len(test),
+            "steps": group[0][1].steps,
+            "test": {**spread(test.mean(1))._asdict(), "each": test.mean(1)},
+            "test_best": None
+            if any(values is None for values in best)
+            else spread(np.concatenate(best))._asdict(),
+            "train": spread(train.mean(1))._asdict(),
+            "coverage": covered.mean(),
             "coverage_by_segment": [
-                deciles.coverage(answers.train[:, self.train_segments == segment])
+                covered[self.train_segments == segment].mean()
                 for segment in range(bins)
             ],
             **{
-                name: deciles.accuracy_by_segment(correct, segments, bins)._asdict()
+                name: deciles.accuracy_by_segment(
+                    correct, segments, bins, distillations
+                )._asdict()
                 for name, (correct, segments) in by_segment.items()
             },
-            "seconds": answers.seconds,
+            "seconds": sum(answers.seconds for _, answers in group),
         }
 
     def _saturation(self, rows):
         """Per method: hard images' accuracy against images per class."""
         out = []
-        for label in _labels(rows):
+        for label in dict.fromkeys(row["label"] for row in rows):
             own = [r for r in rows if r["label"] == label and r["augmented"]]
             own.sort(key=lambda row: row["images_per_class"])
             images = [row["images_per_class"] for row in own]
@@ -135,6 +159,7 @@ class Study:
         return out
 
     def _forgetting(self):
+        """One entry for every distilled set of several segments."""
         out = []
         for method in self.methods:
             stages = self._stages(method)
@@ -148,10 +173,16 @@ class Study:
                 groups, source = forgetting.first_stage(votes), "answers"
             matrix = forgetting.measure_forgetting(stages, groups)
             flips = forgetting.count_flips(stages, labels, self.dataset.num_classes)
+            whole = forgetting.count_flips(stages, np.zeros_like(labels), 1)
             out.append(
                 {"label": method.label, "set": method.digest, "groups": source}
+                | {"regularizer": method.regularizer, "filter": method.filter}
                 | matrix._asdict()
                 | {"flips": flips._asdict()}
+                | {
+                    f"{name}_share": share[:, 0]
+                    for name, share in whole._asdict().items()
+                }
             )
         return out
 
@@ -160,68 +191,49 @@ class Study:
         own = {
             item.stage: answers.train
             for item, answers in self.finished
-            if item.digest == method.digest and item.augmented
+            if (item.kind, item.digest) == ("artifact", method.digest)
+            and item.augmented
         }
         count = method.distilled.num_segments
         if count < 2 or set(own) != set(range(1, count + 1)):
             return None
         return [own[stage] for stage in range(1, count + 1)]
 
-    def _judging(self, rows):
-        full = [row["test"]["mean"] for row in rows if row["kind"] == "full"]
+    def _architectures(self):
+        """Test accuracy of every set on every other architecture."""
+        groups = {}
+        for network, item, answers in self.transfers:
+            key = (network, item.label, item.images_per_class)
+            groups.setdefault(key, []).append((item, answers))
         out = []
-        for method in self.methods:
-            own = [r for r in rows if r["set"] == method.digest]
-            whole = {r["augmented"]: r for r in own if r["stage"] == r["stages"]}
-            if True not in whole:
-                continue
-            random = _random_counterpart(rows, whole[True])
-            storage = judging.storage(method.distilled)
-            entry = {
-                "label": method.label,
-                "images_per_class": whole[True]["images_per_class"],
-                "test": whole[True]["test"]["mean"],
-                "pixel_bytes": storage.pixels,
-                "label_bytes": storage.labels,
-            }
-            accuracies = {mode: row["test"]["mean"] for mode, row in whole.items()}
-            out.append(entry | _scores(accuracies, random, full[0] if full else None))
+        for (network, label, images), group in groups.items():
+            each = np.concatenate([answers.test.mean(1) for _, answers in group])
+            test = deciles.spread_over_networks(each, _distillations(group))
+            out.append(
+                {"network": network, "label": label, "images_per_class": images}
+                | {"name": group[0][0].name, "kind": group[0][0].kind}
+                | {"steps": group[0][1].steps, "networks": len(each)}
+                | {"test": {**test._asdict(), "each": each}}
+            )
         return out
 
 
-def _random_counterpart(rows, row):
-    """Accuracy of as many plain random images, by whether the recipe augments."""
-    return {
-        r["augmented"]: r["test"]["mean"]
-        for r in rows
-        if r["kind"] == "random"
-        and r["factor"] == 1
-        and r["images_per_class"] == row["images_per_class"]
-    }
+def _grouped(finished):
+    """Lists of (set, answers): the distillations of one method, size and recipe."""
+    groups = {}
+    for item, answers in finished:
+        size = (item.stage, item.stages, item.images_per_class, item.factor)
+        key = (item.label, item.kind, *size, item.augmented)
+        groups.setdefault(key, []).append((item, answers))
+    return list(groups.values())
 
 
-def _scores(own, random, full):
-    """Judging figures of one set; None where an accuracy that they need is missing."""
-    hlr = None if full is None else judging.hard_label_recovery(full, own[True])
-    ior = lrs = ars = None
-    if True in random:
-        ior = judging.improvement_over_random(own[True], random[True])
-    if hlr is not None and ior is not None:
-        lrs = judging.label_robust_score(hlr, ior)
-    if {True, False} <= own.keys() & random.keys():
-        ars = judging.augmentation_robust_score(
-            own[True], random[True], own[False], random[False]
-        )
-    return {"full": full, "random": random.get(True)} | {
-        "hlr": hlr,
-        "ior": ior,
-        "lrs": lrs,
-        "ars": ars,
-    }
+def _distillations(group):
+    """int `[E]`: the set that each network of a group was trained on."""
+    return np.repeat(np.arange(len(group)), [len(answers.test) for _, answers in group])
 
 
 def run(
-    study: Study,
     examiner: Examiner,
     sets: Iterable[TrainingSet],
     report: Callable[[TrainingSet, Answers, bool], None],
@@ -230,7 +242,6 @@ def run(
     """Trains on every set that has no answers yet.
 
     Args:
-      study: gets the answers, set by set.
       examiner: trains and asks.
       sets: what to train on.
       report: called with (set, answers, whether they were found) after every set.
@@ -243,44 +254,25 @@ def run(
                 answers = examiner.ask(item, hook)
         else:
             answers = known
-        study.finished.append((item, answers))
         report(item, answers, known is not None)
 
 
-def load_analysis(directory: str | Path) -> dict[str, Any]:
-    """Reads `analysis.json`.
+def order_by_difficulty(
+    dataset: Dataset, difficulty: RealDifficulty, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The difficulty segments of the training and of the test images, easy to hard.
 
     Args:
-      directory: where it lies, or the file itself.
-
-    Raises:
-      ValueError: there is none, or it is something else.
+      dataset: the data.
+      difficulty: of both splits.
+      settings: number of segments, measure, and whether classes are cut separately.
     """
-    path = Path(directory)
-    path = path / "analysis.json" if path.is_dir() else path
-    try:
-        document = json.loads(path.read_bytes())
-        known = document["format"] == "d4a_jax.analysis"
-        known = known and document["schema_version"] == SCHEMA_VERSION
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no analysis that can be read: {error}.") from error
-    if not known:
-        raise ValueError(f"{path} is no analysis of schema version {SCHEMA_VERSION}.")
-    return document
-
-
-def _labels(rows):
-    return list(dict.fromkeys(row["label"] for row in rows))
-
-
-def _plain(value):
-    """JSON's types; NaN becomes None."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
+    train, test = (
+        deciles.segments_by_difficulty(
+            values.hardness(settings.measure), labels, settings.bins, settings.per_class
+        )
+        for values, labels in zip(
+            difficulty, (dataset.train_labels, dataset.test_labels)
+        )
+    )
+    return train, test

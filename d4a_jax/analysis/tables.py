@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from d4a_jax.analysis import figures
+from d4a_jax.analysis import charts, figures
 from d4a_jax.artifact import DistilledDataset
-
 
 
 class Cell(NamedTuple):
@@ -29,7 +28,9 @@ class Cell(NamedTuple):
     def classes(self) -> str:
         """CSS classes; those that swap the text's color on a light or a dark page."""
         shade = self.shade or 0.0
-        swaps = [f" on-{name}" for name, t in figures.THEMES.items() if shade > t.switch]
+        swaps = [
+            f" on-{name}" for name, t in figures.THEMES.items() if shade > t.switch
+        ]
         return "shade" + "".join(swaps)
 
 
@@ -105,9 +106,7 @@ def prefix_table(
 
 
 def _accuracy(rows, label, size):
-    found = [
-        r for r in rows if r["label"] == label and r["images_per_class"] == size
-    ]
+    found = [r for r in rows if r["label"] == label and r["images_per_class"] == size]
     if not found:
         return Cell("")
     return Cell(percent(found[0]["test"]["mean"], found[0]["test"]["std"]))
@@ -191,7 +190,9 @@ def saturation_table(analysis: Mapping[str, Any]) -> Table | None:
         "test, per image",
         "test, per doubling",
     ]
-    caption = "Gain on hard images in points, for one more image per class and for twice"
+    caption = (
+        "Gain on hard images in points, for one more image per class and for twice"
+    )
     return Table(caption, "set", columns, rows) if rows else None
 
 
@@ -231,18 +232,75 @@ def flips_table(entry: Mapping[str, Any], class_names: Sequence[str]) -> Table:
     return Table(caption, "class", columns, rows)
 
 
+def transfer_table(entries: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Forgetting of every set in one line: with which regularizer, how much."""
+    names = charts.numbered([entry["label"] for entry in entries])
+    rows = []
+    for name, entry in zip(names, entries):
+        shares = [charts.mean(entry[f"{x}_share"]) for x in ("forgotten", "learned")]
+        points = (charts.mean(entry["forgetting"]), entry["backward_transfer"])
+        rows.append(
+            (
+                name,
+                [Cell(entry["filter"] or "–"), Cell(entry["regularizer"] or "–")]
+                + [Cell(percent(share)) for share in shares]
+                + [Cell("–" if x is None else signed(100 * x)) for x in points],
+            )
+        )
+    columns = [
+        "filter keeps",
+        "regularizer",
+        "became wrong, %",
+        "became right, %",
+        "forgetting, points",
+        "backward transfer, points",
+    ]
+    caption = "From one segment to the next, mean over segments"
+    return Table(caption, "set", columns, rows) if rows else None
+
+
+def architecture_table(entries: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Test accuracy by architecture, a row for each."""
+    sets = list(dict.fromkeys(entry["name"] for entry in entries))
+    found = {(entry["network"], entry["name"]): entry["test"] for entry in entries}
+    rows = []
+    for network in dict.fromkeys(entry["network"] for entry in entries):
+        tests = [found.get((network, name)) for name in sets]
+        cells = [Cell(percent(t["mean"], t["std"])) if t else Cell("") for t in tests]
+        rows.append((network, cells))
+    caption = "Test accuracy in percent, by architecture"
+    return Table(caption, "network", sets, rows) if rows else None
+
+
 def judging_table(analysis: Mapping[str, Any]) -> Table | None:
-    """The figures by which sets are compared; blank where an accuracy is missing."""
+    """The figures by which sets are compared; a dash where an accuracy is missing."""
+    names = ("hlr", "ior", "over_mosaics", "lrs", "ars")
+    columns = [
+        "test, %, last step",
+        "HLR\N{NO-BREAK SPACE}↓",
+        "IOR\N{NO-BREAK SPACE}↑",
+        "over mosaics\N{NO-BREAK SPACE}↑",
+        "LRS\N{NO-BREAK SPACE}↑",
+        "ARS\N{NO-BREAK SPACE}↑",
+    ]
+    columns += ["pixel bytes", "label bytes"]
+    with_best = any(entry["test_best"] is not None for entry in analysis["judging"])
+    columns += ["test, %, best checkpoint chosen on test"] * with_best
     rows = []
     for entry in analysis["judging"]:
-        scores = [entry[name] for name in ("hlr", "ior", "lrs", "ars")]
-        cells = [Cell(percent(entry["test"]))]
-        cells += [Cell("–" if value is None else f"{value:.3f}".replace("-", "−")) for value in scores]
+        cells = [Cell(percent(entry["test"], entry["test_std"]))]
+        cells += [_score(entry[name]) for name in names]
         cells += [Cell(f"{entry[f'{part}_bytes']:,}") for part in ("pixel", "label")]
-        rows.append((f"{entry['label']}, {entry['images_per_class']:g} per class", cells))
-    columns = ["test, %", "HLR ↓", "IOR ↑", "LRS ↑", "ARS ↑", "pixel bytes", "label bytes"]
+        cells += [Cell(percent(entry["test_best"]) or "–")] * with_best
+        rows.append(
+            (f"{entry['label']}, {entry['images_per_class']:g} per class", cells)
+        )
     caption = "Judging figures (accuracies as fractions) and storage"
     return Table(caption, "set", columns, rows) if rows else None
+
+
+def _score(value):
+    return Cell("–" if value is None else f"{value:.3f}".replace("-", "−"))
 
 
 def _prefix_name(stage):

@@ -21,7 +21,8 @@ Sources of the defaults, by section:
                         0.9, weight decay 5e-4, batch 64, CutMix 0.5
     filter              ours: three networks vote by their mean softmax; at least
                         `matching.batch_real` images of a class stay
-    difficulty          ours: two folds, one network each, 30 epochs
+    difficulty          ours: two folds, two networks each, 30 epochs, ten checkpoints
+                        of which the last three count as late
     regularizer         ours: none
     evaluation          published (IDC): 1000 epochs, the recipe of `network_training`
                         with flips, scale and rotation, rate x 0.2 at 2/3 and 5/6; five
@@ -98,7 +99,10 @@ def _shrink(config: ConfigDict) -> None:
     )
     config.filter.networks = 2
     config.filter.min_per_class = None
+    config.difficulty.networks = 1
     config.difficulty.max_steps = 5
+    config.difficulty.checkpoints = 2
+    config.difficulty.late_checkpoints = 1
     config.evaluation.max_steps = 10
     config.evaluation.repeats = 2
     config.evaluation.batch_size = 16

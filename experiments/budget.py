@@ -1,0 +1,195 @@
+"""What a distillation costs, counted from its programs: matching steps and FLOPs.
+
+FLOPs are those of convolutions and matrix products as the programs are written (see
+`benchmark.flops`), so they do not depend on the machine. Counted is everything that a
+method needs to make its images: matching steps with the networks trained between them,
+the networks that filter and their pass over the real set, and the cross-fitted networks
+of the noise guard, although these serve every later run on the same data. The final
+test is the same for every method and is not counted.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from d4a_jax.config import Config
+from d4a_jax.data import Dataset
+from d4a_jax.journal import Journal
+from d4a_jax.networks import Network, create_network
+from d4a_jax.real_data import Pool, RealData
+from d4a_jax.run import Run, prepare
+from d4a_jax.surrogates import Task
+from d4a_jax.training import steps_per_epoch
+from experiments.benchmark import flops
+
+
+class Budget(NamedTuple):
+    """The cost of one distillation.
+
+    Attributes:
+      steps: matching steps on all classes.
+      matching: FLOPs of these, with the training of networks between them.
+      filtering: FLOPs of training and asking the filter's networks.
+      difficulty: FLOPs of the cross-fitted networks, where they are needed.
+    """
+
+    steps: int
+    matching: int
+    filtering: int = 0
+    difficulty: int = 0
+
+    @property
+    def total(self) -> int:
+        """FLOPs in all."""
+        return self.matching + self.filtering + self.difficulty
+
+
+class _PerImage(NamedTuple):
+    """FLOPs of one image through a network."""
+
+    forward: int
+    training: int
+
+
+def count(config: Config, dataset: Dataset) -> Budget:
+    """Counts what a configuration costs on a data set; nothing is compiled or run."""
+    runtime = dataclasses.replace(config.runtime, devices=1)
+    config = dataclasses.replace(config, runtime=runtime)
+    steps = config.steps_per_segment * len(config.segment_sizes)
+    matching = config.steps_per_segment * _all_segments(config, dataset)
+    matching += _pretraining(config, dataset)
+    return Budget(
+        steps, matching, _filtering(config, dataset), _difficulty(config, dataset)
+    )
+
+
+def with_flops(config: Config, dataset: Dataset, total: int) -> Config:
+    """The configuration with as many outer iterations as a number of FLOPs pays for.
+
+    Raises:
+      ValueError: if it does not pay for one.
+    """
+    one = dataclasses.replace(config.matching, outer_iterations=1)
+    two = dataclasses.replace(config.matching, outer_iterations=2)
+    first, second = (
+        count(dataclasses.replace(config, matching=matching), dataset).total
+        for matching in (one, two)
+    )
+    iterations = 1 + (total - first) // (second - first)
+    if iterations < 1:
+        raise ValueError(
+            f"a budget of {total:.3g} FLOPs does not pay for one outer iteration in "
+            f"every segment, which takes {first:.3g}."
+        )
+    matching = dataclasses.replace(config.matching, outer_iterations=int(iterations))
+    return dataclasses.replace(config, matching=matching)
+
+
+def _all_segments(config, dataset):
+    """FLOPs of one matching step in every segment."""
+    training = dataclasses.replace(config.network_training, pretrain_epochs=0)
+    run = prepare(
+        dataclasses.replace(config, network_training=training),
+        dataset,
+        Journal(None),
+        None,
+    )
+    found = {}
+    for stage, size in enumerate(config.segment_sizes):
+        if (size, stage > 0) not in found:
+            found[size, stage > 0] = _step(run, size, stage > 0)
+    return sum(found[size, k > 0] for k, size in enumerate(config.segment_sizes))
+
+
+def _step(run: Run, size: int, has_previous: bool) -> int:
+    """FLOPs of one matching step on all classes."""
+    init, advance = run.programs(size, has_previous)
+    task = _task(run)
+    segment = jax.eval_shape(init, run.key, task)
+    # Step 1: not that in which a fresh network is made.
+    traced = advance.trace(run.key, jnp.int32(1), steps=1, state=segment, task=task)
+    return flops.count(traced.jaxpr).flops
+
+
+def _task(run):
+    """Shapes of what a segment is matched to."""
+    array = jax.ShapeDtypeStruct
+    classes, most = run.index.rows.shape
+    sizes, shape = run.config.segment_sizes, run.dataset.image_shape
+    places = max(1, sum(sizes) - sizes[-1])
+    per_class = array((classes,), jnp.int32)
+    return Task(
+        RealData(array((classes, most, *shape), jnp.uint8), per_class, per_class),
+        Pool(array((classes, most), jnp.int32), per_class),
+        array((classes, places, *shape), jnp.uint8),
+        array((), jnp.int32),
+    )
+
+
+def _pretraining(config, dataset):
+    images = config.network_training.pretrain_epochs * len(dataset.train_labels)
+    if not images:
+        return 0
+    networks = config.matching.outer_iterations * len(config.segment_sizes)
+    return networks * images * _per_image(config.network, config, dataset).training
+
+
+def _filtering(config, dataset):
+    sizes, settings = config.segment_sizes, config.filter
+    if not settings.enabled or len(sizes) == 1:
+        return 0
+    spec = config.evaluation.network or config.network
+    cost, recipe = _per_image(spec, config, dataset), config.evaluation
+    passes = 0
+    for per_class in np.cumsum(sizes)[:-1]:
+        formed = int(per_class) * dataset.num_classes * config.synthetic.factor**2
+        steps = recipe.epochs * steps_per_epoch(formed, recipe.batch_size)
+        steps = min(steps, recipe.max_steps or steps)
+        passes += steps * recipe.batch_size * cost.training
+        passes += len(dataset.train_labels) * cost.forward
+    return settings.networks * passes
+
+
+def _difficulty(config, dataset):
+    needed = config.filter.guard or config.filter.keep_easiest < 1.0
+    if not (needed and config.filter.enabled and len(config.segment_sizes) > 1):
+        return 0
+    settings, batch = config.difficulty, config.evaluation.batch_size
+    count, tests = len(dataset.train_labels), len(dataset.test_labels)
+    seen = count - -(-count // settings.folds)
+    steps = settings.epochs * steps_per_epoch(seen, batch)
+    steps = min(steps, settings.max_steps or steps)
+    cost = _per_image(config.network, config, dataset)
+    looks = min(settings.checkpoints, steps) * (count + tests) * cost.forward
+    return settings.folds * settings.networks * (steps * batch * cost.training + looks)
+
+
+def _per_image(spec: str, config: Config, dataset: Dataset) -> _PerImage:
+    dtype = jnp.dtype(config.runtime.compute_dtype)
+    network = create_network(spec, dataset.num_classes, dataset.image_shape, dtype)
+    return _image_flops(network, dataset.image_shape)
+
+
+def _image_flops(network: Network, shape: tuple[int, int, int], batch: int = 8):
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+
+    def gradient(variables, images, labels):
+        def loss(params):
+            logits, _ = network.apply({**variables, "params": params}, images, True)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean()
+
+        return jax.grad(loss)(variables["params"])
+
+    forward = jax.make_jaxpr(lambda v, x: network.apply(v, x, False)[0])
+    training = jax.make_jaxpr(gradient)
+    return _PerImage(
+        flops.count(forward(variables, images)).flops // batch,
+        flops.count(training(variables, images, labels)).flops // batch,
+    )

@@ -1,0 +1,126 @@
+"""The tables of a sweep: what its rows cost, and how good they are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments import cli
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+_TERA = 1e12
+
+
+def plan(rows: Sequence[Any]) -> str:
+    """What rows will cost, as Markdown; see `sweep.Row`."""
+    header = ["row", "matching steps", "TFLOPs", "matching", "filter", "difficulty"]
+    lines = []
+    for row in rows:
+        cost = row.cost
+        parts = (
+            (cost.total, cost.matching, cost.filtering, cost.difficulty) if cost else ()
+        )
+        figures = [f"{part / _TERA:.3g}" for part in parts] or ["–"] * 4
+        lines.append([row.name, f"{cost.steps:,}" if cost else "–", *figures])
+    return cli.markdown_table(header, lines)
+
+
+def markdown(results: Results, reference: str) -> str:
+    """How good rows are: means over distillation seeds, in percent.
+
+    "Against" compares a row with the best baseline (IDC at any learning rate, random
+    images) of the smallest budget that is at least its own, seed by seed.
+
+    Args:
+      results: records of `sweep.run_row` with their seed, by name.
+      reference: the row whose FLOPs are 100 %.
+
+    Returns:
+      A Markdown table, and below it how long all of it took and on what.
+    """
+    header = ["row", "seeds", "test accuracy, %", "± networks", "against the baseline",
+              "steps", "TFLOPs", f"of {reference}", "kept, %", "forgotten, %",
+              "minutes"]  # fmt: skip
+    paid = _flops(results[reference]) if reference in results else None
+    lines = [
+        [
+            name,
+            str(len(runs)),
+            _plus_minus(list(_means(runs).values())),
+            _over_networks(runs),
+            _against(name, results),
+            f"{runs[0]['cost']['steps']:,}" if runs[0]["cost"] else "–",
+            f"{_flops(runs) / _TERA:.3g}" if runs[0]["cost"] else "–",
+            f"{100 * _flops(runs) / paid:.0f} %" if paid and runs[0]["cost"] else "–",
+            _shares(runs, "kept"),
+            _shares(runs, "forgotten"),
+            f"{np.mean([run['minutes'] for run in runs]):.1f}",
+        ]
+        for name, runs in results.items()
+    ]
+    every = [run for runs in results.values() for run in runs]
+    minutes = sum(run["minutes"] for run in every)
+    hardware = " and ".join(sorted({run["hardware"] for run in every}))
+    notes = f"{minutes:.1f} minutes in all, on {hardware}."
+    return f"{cli.markdown_table(header, lines)}\n\n{notes}\n"
+
+
+def baseline_of(name: str, results: Results) -> str | None:
+    """The baseline that a row must beat, None where there is none with its budget.
+
+    Of the baselines' budgets the smallest one that is at least the row's is chosen;
+    what costs no more than that competes.
+    """
+    baselines = {
+        other: _flops(runs)
+        for other, runs in results.items()
+        if other != name and _is_baseline(runs)
+    }
+    enough = [cost for cost in baselines.values() if cost >= _flops(results[name])]
+    if not enough:
+        return None
+    mean = lambda other: np.mean(list(_means(results[other]).values()))
+    fair = [other for other, cost in baselines.items() if cost <= min(enough)]
+    return max(fair, key=mean)
+
+
+def _is_baseline(runs):
+    """IDC, one segment, or images that were not distilled."""
+    return len(runs[0]["prefixes"]) == 1
+
+
+def _flops(runs):
+    return runs[0]["cost"]["total"] if runs[0]["cost"] else 0
+
+
+def _means(runs):
+    """Accuracy in percent by seed, mean over networks."""
+    return {run["seed"]: 100 * float(np.mean(run["prefixes"][-1][1])) for run in runs}
+
+
+def _plus_minus(values, form="{:.2f}"):
+    """Mean and, of several values, sample standard deviation."""
+    text = form.format(np.mean(values))
+    return f"{text} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else text
+
+
+def _over_networks(runs):
+    each = [100 * np.array(run["prefixes"][-1][1]) for run in runs]
+    if min(map(len, each)) < 2:
+        return "–"
+    return f"{np.mean([values.std(ddof=1) for values in each]):.2f}"
+
+
+def _against(name, results):
+    baseline = None if _is_baseline(results[name]) else baseline_of(name, results)
+    if baseline is None:
+        return "–"
+    own, other = _means(results[name]), _means(results[baseline])
+    pairs = [own[seed] - other[seed] for seed in own if seed in other]
+    return f"{_plus_minus(pairs, '{:+.2f}')} ({baseline})" if pairs else "–"
+
+
+def _shares(runs, figure):
+    """A filter's figure after each segment, mean over seeds."""
+    shares = 100 * np.mean([run[figure] for run in runs], axis=0)
+    return " ".join(f"{share:.0f}" for share in shares) or "–"
