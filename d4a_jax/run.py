@@ -86,19 +86,16 @@ class Run:
 
         The first segment has a program of its own: it has nothing to regularize on.
         """
-        uses_previous = (
-            self.config.regularizer.name != "none"
-            or self.config.network_training.data == "earlier"
-        )
-        key = (size, has_previous and uses_previous)
+        key = (size, has_previous and self.config.uses_previous)
         if key not in self._programs:
             context = SurrogateContext(
                 self.config, self.network, self.normalize, self.layout, key[1]
             )
             optimizer = pixel_optimizer(
+                self.config.matching,
                 pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
-                self.config.matching.momentum,
                 self.dataset.num_classes,
+                self.dataset.std,
             )
             surrogate = SURROGATES[self.config.matching.surrogate](context)
             init, advance = segment_functions(

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from d4a_jax import rng
-from d4a_jax.config import Config
+from d4a_jax.config import Config, MatchingConfig
 from d4a_jax.formation import compose
 from d4a_jax.parallel import Layout, map_items
 from d4a_jax.surrogates import Surrogate, Task
@@ -33,20 +33,49 @@ class SegmentState(NamedTuple):
 
 
 def pixel_learning_rate(config: Config, size: int, side: int) -> float:
-    """IDC's rule: base * (images per class / 10) * (side / 32)**2.
+    """IDC's rule: base * (images per class / 10) * (side / 32)**2; or the base itself.
 
     Args:
       config: `matching.learning_rate` is the base; `learning_rate_scaling` says whether
-        the images per class are the segment's or the total.
+        the images per class are the segment's or the total, or "none" for no rule.
       size: images per class of the segment.
       side: height of the images.
     """
+    if config.matching.learning_rate_scaling == "none":
+        return config.matching.learning_rate
     total = config.matching.learning_rate_scaling == "total"
     images = config.synthetic.images_per_class if total else size
     return config.matching.learning_rate * (images / 10) * (side / 32) ** 2
 
 
 def pixel_optimizer(
+    matching: MatchingConfig,
+    learning_rate: float,
+    num_classes: int,
+    std: tuple[float, ...],
+) -> optax.GradientTransformation:
+    """Momentum SGD on the pixels, as the methods of the field take it.
+
+    Args:
+      matching: `momentum`; `steps`, "joint" for one step on all classes (DC, DM) or
+        "per_class" as in `per_class_sgd` (IDC); `pixels`, what moves.
+      learning_rate: of one step.
+      num_classes: number of classes.
+      std: of every channel. A step of size lr on normalized pixels z = (x - mean) / std
+        moves x by lr * std**2 times its own gradient, as dx = std dz both ways.
+    """
+    if matching.steps == "joint":
+        optimizer = optax.sgd(learning_rate, momentum=matching.momentum or None)
+    else:
+        optimizer = per_class_sgd(learning_rate, matching.momentum, num_classes)
+    if matching.pixels == "unit":
+        return optimizer
+    variance = jnp.square(jnp.array(std))
+    scaling = optax.stateless(lambda gradient, _: gradient * variance)
+    return optax.chain(scaling, optimizer)
+
+
+def per_class_sgd(
     learning_rate: float, momentum: float, num_classes: int
 ) -> optax.GradientTransformation:
     """IDC's optimizer in closed form, for all classes at once.
