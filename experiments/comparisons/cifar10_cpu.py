@@ -9,7 +9,7 @@ training are cut to the size, alike for all methods; what is not named is the me
 
 IMAGES_PER_CLASS = (10,)
 NETWORKS = ("convnet:depth=3:width=32",)
-PASSES = 1e6
+PASSES = 6e5
 
 DATASETS = {
     "cifar10_jpeg_16": {
@@ -22,7 +22,7 @@ DATASETS = {
 }
 
 # The pixel learning rate of IDC is ours, as in `sweeps/cifar10_cpu.py`.
-_IDC = {"learning_rate": 0.08, "inner_iterations": 25}
+_IDC = {"learning_rate": 0.08, "inner_iterations": 10}
 _IDC_NETWORKS = {"images_per_step": 256}
 _DC_NETWORKS = {"images_per_step": 500}
 
@@ -37,6 +37,7 @@ METHODS = {
     "dc": {"config": "cifar10_dc", "network_training": _DC_NETWORKS},
     "dsa": {"config": "cifar10_dsa", "network_training": _DC_NETWORKS},
     "dm": {"config": "cifar10_dm"},
+    "cafe": {"config": "cifar10_cafe", "network_training": _DC_NETWORKS},
     "idc": {
         "config": "cifar10_ipc10",
         "synthetic": {"segments": 1},

@@ -36,6 +36,7 @@ METHODS = {
     "dc": {"config": "cifar10_dc", "network_training": _DC_NETWORKS},
     "dsa": {"config": "cifar10_dsa", "network_training": _DC_NETWORKS},
     "dm": {"config": "cifar10_dm"},
+    "cafe": {"config": "cifar10_cafe", "network_training": _DC_NETWORKS},
     "idc": {
         "config": "cifar10_ipc10",
         "synthetic": _ONE_SEGMENT,
