@@ -20,7 +20,7 @@ from d4a_jax.difficulty import load_or_cross_fit
 from d4a_jax.ensemble import Ensemble, TrainingImages, everything
 from d4a_jax.formation import compose
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, make_layout, spread
+from d4a_jax.parallel import make_layout, spread
 from d4a_jax.real_data import ClassIndex, index_classes
 from d4a_jax.training import Normalization
 
@@ -111,43 +111,46 @@ def real_image_set(
     return DistilledDataset(flat, labels, np.zeros_like(labels), metadata)
 
 
-def real_ensemble(dataset: Dataset, config: Config, layout: Layout) -> Ensemble:
-    """Networks of the configured kind for training on the real images themselves."""
+def train_on_real_data(
+    dataset: Dataset, config: Config, seed: int = 0
+) -> tuple[Ensemble, dict]:
+    """A network trained on all real images, for `difficulty.epochs`.
+
+    Returns:
+      The ensemble of this one network, and its stacked variables.
+    """
+    layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
     dtype = jnp.dtype(config.runtime.compute_dtype)
-    network = create_network(
-        config.network, dataset.num_classes, dataset.image_shape, dtype
-    )
-    return Ensemble(
-        network,
+    ensemble = Ensemble(
+        create_network(config.network, dataset.num_classes, dataset.image_shape, dtype),
         config.evaluation,
         Normalization(dataset.mean, dataset.std),
         1,
         layout,
         config.runtime.predict_batch,
     )
+    settings, count = config.difficulty, len(dataset.train_labels)
+    images, labels = np.asarray(dataset.train_images), np.asarray(dataset.train_labels)
+    variables = ensemble.fit(
+        rng.stream(jax.random.key(seed), "real_data"),
+        TrainingImages(images, labels),
+        everything(count, count, 1),
+        ensemble.total_steps(count, settings.epochs, settings.max_steps),
+    )
+    return ensemble, variables
 
 
 def embeddings(dataset: Dataset, config: Config, seed: int = 0) -> np.ndarray:
     """Embeddings of all training images by a network trained on all of them.
 
-    It is trained for `difficulty.epochs` by the recipe of the evaluation.
-
     Returns:
       float32 `[n, d]`, what the classifier sees, in the order of the data set.
     """
-    layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
-    ensemble = real_ensemble(dataset, config, layout)
+    ensemble, variables = train_on_real_data(dataset, config, seed)
     images, labels = np.asarray(dataset.train_images), np.asarray(dataset.train_labels)
-    settings, count = config.difficulty, len(labels)
-    variables = ensemble.fit(
-        rng.stream(jax.random.key(seed), "embedding"),
-        TrainingImages(images, labels),
-        everything(count, count, 1),
-        ensemble.total_steps(count, settings.epochs, settings.max_steps),
-    )
-    arrays = spread(layout, (images, labels))
+    arrays = spread(ensemble.layout, (images, labels))
     found = ensemble.predict(variables, *arrays, _first, output="embedding")
-    return np.asarray(found)[:count]
+    return np.asarray(found)[: len(labels)]
 
 
 def _first(outputs, labels):

@@ -3,7 +3,7 @@
 A row is a nested dictionary as `d4a_jax.config.from_dict` takes it. `"baseline"` beside
 its sections stands for selected real images of the same storage instead of a
 distillation: a name of `d4a_jax.baselines.SELECTIONS`, with `_mosaic` behind it for
-mosaics as multi-formation stores them.
+mosaics as multi-formation stores them, or `rded` for mosaics of realistic patches.
 """
 
 import json
@@ -22,6 +22,7 @@ from d4a_jax.distillation import DivergenceError, distill
 from d4a_jax.evaluation import evaluate
 from d4a_jax.fileio import write_json_atomic
 from d4a_jax.networks import create_network
+from d4a_jax.patches import realistic_patches
 
 _MOSAIC = "_mosaic"
 
@@ -114,9 +115,11 @@ def _make(baseline, config, workdir, dataset, seed):
 
 
 def _select(baseline: str, config: Config, dataset, seed) -> DistilledDataset:
+    size, factor = config.synthetic.images_per_class, config.synthetic.factor
+    if baseline == "rded":
+        return realistic_patches(dataset, size, factor, config, seed)
     selection = baseline.removesuffix(_MOSAIC)
-    factor = config.synthetic.factor if baseline.endswith(_MOSAIC) else 1
-    size = config.synthetic.images_per_class
+    factor = factor if baseline.endswith(_MOSAIC) else 1
     return select_images(dataset, selection, size, factor, config, seed)
 
 

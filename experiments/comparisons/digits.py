@@ -33,6 +33,7 @@ METHODS = {
     "easiest": {"baseline": "easiest"},
     "hardest": {"baseline": "hardest"},
     "window": {"baseline": "window=0.5"},
+    "rded": {"baseline": "rded", "synthetic": {"factor": 1}},
     "dc": {"config": "cifar10_dc", "network_training": _DC_NETWORKS},
     "dsa": {"config": "cifar10_dsa", "network_training": _DC_NETWORKS},
     "dm": {"config": "cifar10_dm"},
