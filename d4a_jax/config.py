@@ -69,16 +69,19 @@ class MatchingConfig:
 
     `features` is what distribution matching matches; `early_weight`, the weight of all
     maps but the last, and `discrimination`, that of the discrimination loss, are CAFE's.
-    `union` matches a segment together with the earlier ones (PDD).
+    `union` matches a segment together with the earlier ones (PDD). `statistics_weight`
+    is that of batch norm's statistics (SRe2L), and `optimizer` is momentum SGD or, with
+    a cosine decay over the segment and `momentum` as its first beta, Adam (SRe2L).
     """
 
-    surrogate: str = _field("gradient", choices=("gradient", "distribution", "cafe"))
+    surrogate: str = _field("gradient", choices=("gradient", "distribution", "cafe", "inversion"))
     distance: str = _field("mse", choices=("mse", "l1", "cosine"))
     match_norm_and_bias: bool = False
     match_classifier: bool = False
     features: str = _field("embedding", choices=("embedding", "layers"))
     early_weight: float = _field(0.1, low=0.0)
     discrimination: float = _field(0.01, low=0.0)
+    statistics_weight: float = _field(1.0, low=0.0)
     union: bool = False
     batch_real: int = _field(64, low=1)
     batch_syn_max: int = _field(128, low=1)
@@ -88,6 +91,7 @@ class MatchingConfig:
         "segment", choices=("segment", "total", "none")
     )
     pixels: str = _field("unit", choices=("unit", "normalized"))
+    optimizer: str = _field("sgd", choices=("sgd", "adam"))
     momentum: float = _field(0.5, low=0.0, high=0.999)
     steps: str = _field("per_class", choices=("per_class", "joint"))
     outer_iterations: int = _field(2000, low=1)
@@ -415,6 +419,8 @@ def _cross_checks(config: Config) -> Iterator[str]:
             f"'bound'; it must be at least the {max(config.segment_sizes)} images per "
             "class of the largest segment."
         )
+    if matching.surrogate == "inversion":
+        yield from _inversion_checks(config)
     if matching.surrogate in ("distribution", "cafe"):
         yield from _feature_checks(config)
     if matching.distance == "cosine" and matching.match_norm_and_bias:
@@ -444,3 +450,23 @@ def _feature_checks(config: Config) -> Iterator[str]:
                 f"matching.{name} is True with matching.surrogate {surrogate!r}; it "
                 "chooses among gradients, so it must be False."
             )
+
+
+def _inversion_checks(config: Config) -> Iterator[str]:
+    """Options that the inversion of a teacher does not have."""
+    if config.regularizer.name != "none" or config.matching.union:
+        yield (
+            f"regularizer.name is {config.regularizer.name!r} and matching.union is "
+            f"{config.matching.union} with matching.surrogate 'inversion'; it takes no "
+            "account of earlier segments, so they must be 'none' and False."
+        )
+    if not config.network_training.pretrain_epochs:
+        yield (
+            "network_training.pretrain_epochs is 0 with matching.surrogate 'inversion'; "
+            "the teacher has to be trained, so it must be at least 1."
+        )
+    if config.matching.outer_iterations > 1:
+        yield (
+            f"matching.outer_iterations is {config.matching.outer_iterations} with "
+            "matching.surrogate 'inversion'; a segment has one teacher, so it must be 1."
+        )

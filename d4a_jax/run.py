@@ -92,7 +92,7 @@ class Run:
                 self.config, self.network, self.normalize, self.layout, key[1]
             )
             optimizer = pixel_optimizer(
-                self.config.matching,
+                self.config,
                 pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
                 self.dataset.num_classes,
                 self.dataset.std,
@@ -138,11 +138,24 @@ def check_fit(config: Config, dataset: Dataset) -> None:
     for name in ("network", "evaluation.network"):
         spec = config.network if name == "network" else config.evaluation.network
         try:
-            _create_network(spec or config.network, dataset, config)
+            network = _create_network(spec or config.network, dataset, config)
+            if name == "network":
+                problems.extend(_statistics_problem(config, network))
         except ValueError as error:
             problems.append(f"{name}: {error}")
     if problems:
         raise ConfigError(problems)
+
+
+def _statistics_problem(config: Config, network: Network) -> list[str]:
+    """Says that a network without batch norm has no statistics to match."""
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    if config.matching.surrogate != "inversion" or variables["batch_stats"]:
+        return []
+    return [
+        f"network is {config.network!r} with matching.surrogate 'inversion'; it must "
+        "have batch norm, as in 'convnet:norm=batch'."
+    ]
 
 
 def prepare(

@@ -9,11 +9,13 @@ from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext, Tas
 from d4a_jax.surrogates.cafe import cafe
 from d4a_jax.surrogates.distribution import distribution_matching
 from d4a_jax.surrogates.gradient import gradient_matching
+from d4a_jax.surrogates.inversion import inversion
 
 SURROGATES = {
     "gradient": gradient_matching,
     "distribution": distribution_matching,
     "cafe": cafe,
+    "inversion": inversion,
 }
 
 __all__ = [
@@ -25,4 +27,5 @@ __all__ = [
     "cafe",
     "distribution_matching",
     "gradient_matching",
+    "inversion",
 ]
