@@ -149,13 +149,15 @@ def check_fit(config: Config, dataset: Dataset) -> None:
 
 def _statistics_problem(config: Config, network: Network) -> list[str]:
     """Says that a network without batch norm has no statistics to match."""
-    variables = jax.eval_shape(network.init, jax.random.key(0))
-    if config.matching.surrogate != "inversion" or variables["batch_stats"]:
+    if config.matching.surrogate != "inversion":
         return []
-    return [
+    if jax.eval_shape(network.init, jax.random.key(0))["batch_stats"]:
+        return []
+    problem = (
         f"network is {config.network!r} with matching.surrogate 'inversion'; it must "
         "have batch norm, as in 'convnet:norm=batch'."
-    ]
+    )
+    return [problem]
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""Soft labels by the stored-crops protocol (FKD: Shen & Xing 2022; SRe2L: Yin et al. 2023).
+"""Soft labels by the stored-crops protocol (FKD, Shen & Xing 2022), as in SRe2L.
 
 For every epoch and every training image a random resized crop is drawn, a teacher that
 was trained on the real set is asked, and both the crop and the teacher's logits are

@@ -9,7 +9,7 @@ A comparison file defines
     DATASETS          name -> sections that every method takes on it; `data` among them
     IMAGES_PER_CLASS  numbers
     NETWORKS          specifications: the first one distills, all of them test
-    PASSES            budget of one distillation in image passes (see `d4a_jax/cost.py`);
+    PASSES            budget of one distillation in image passes (`d4a_jax/cost.py`);
                       None leaves every method its own length
 
 A method's sections go before those of the data set, and those before its configuration.

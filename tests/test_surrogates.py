@@ -1,5 +1,6 @@
 """Every objective and its pixel gradient against a plain reference in float64."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -12,9 +13,11 @@ import pytest
 
 from d4a_jax import formation
 from d4a_jax.config import Config, ConfigError, from_dict
+from d4a_jax.data import from_arrays
 from d4a_jax.networks import create_network
 from d4a_jax.parallel import make_layout
 from d4a_jax.real_data import index_classes, load_real_data, make_pool
+from d4a_jax.run import check_fit
 from d4a_jax.segments import pixel_learning_rate, pixel_optimizer
 from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task
 from d4a_jax.surrogates.network_updates import fresh_network, train_between_steps
@@ -417,6 +420,22 @@ def test_options_of_an_inversion_are_checked():
         "network_training.pretrain_epochs",
         "matching.outer_iterations",
     ]
+
+
+def test_an_inversion_needs_batch_norm():
+    config = from_dict(
+        {
+            "network": "convnet:width=4",
+            "matching": {"surrogate": "inversion", "outer_iterations": 1},
+            "network_training": {"pretrain_epochs": 1},
+        }
+    )
+    images = np.zeros((CLASSES, *SHAPE), np.uint8)
+    labels = np.arange(CLASSES, dtype=np.int32)
+    dataset = from_arrays("blank", images, labels, images, labels)
+    with pytest.raises(ConfigError, match="must have batch norm"):
+        check_fit(config, dataset)
+    check_fit(dataclasses.replace(config, network="convnet:norm=batch"), dataset)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Matching of BatchNorm statistics (SRe2L, Yin et al. 2023): inverting a teacher.
 
-A network with batch norm is trained on the real images that the filter kept (or on all,
-`network_training.data`), once for a segment, by `pretrain_epochs`. Then, for every batch
-x of one image of each class with the labels y,
+A network with batch norm is trained once for a segment, by `pretrain_epochs`, on all
+real images or those that the filter kept (`network_training.data`). Then, for every
+batch x of one image of each class with the labels y,
 
     L(x) = CE(f(A_w(x)), y) + r sum_l ( |mu_l(A_w(x)) - mu_l| + |s_l(A_w(x)) - s_l| )
 
