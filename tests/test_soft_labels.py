@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from d4a_jax.analysis.methods import load_method
 from d4a_jax.artifact import ArtifactError, load_distilled, save_distilled
 from d4a_jax.augment.crops import cut_crops, draw_crops
 from d4a_jax.baselines import select_images, train_on_real_data
@@ -109,6 +110,12 @@ def test_labels_are_saved_and_verified(labelled, tmp_path):
     (tmp_path / "set" / "soft_crops.npy").write_bytes(content)
     with pytest.raises(ArtifactError, match="soft_crops.npy is damaged"):
         load_distilled(tmp_path / "set")
+
+
+def test_studies_refuse_what_they_would_ignore(dataset, labelled, tmp_path):
+    save_distilled(tmp_path / "set", labelled, with_gallery=False)
+    with pytest.raises(ValueError, match="has soft labels"):
+        load_method("soft", tmp_path / "set", dataset)
 
 
 def test_a_prefix_takes_its_own_labels(labelled):
