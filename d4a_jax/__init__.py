@@ -32,7 +32,10 @@ _EXPORTS = {
     "load_distilled": "artifact",
     "measure_difficulty": "difficulty",
     "network_names": "networks",
+    "realistic_patches": "patches",
     "save_distilled": "artifact",
+    "select_images": "baselines",
+    "with_soft_labels": "soft_labels",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -8,7 +8,7 @@ filter (the same ones) and the cross-fitted networks that measure difficulty.
 import itertools
 import math
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from d4a_jax import rng
+from d4a_jax.augment.crops import cut_crops
 from d4a_jax.formation import form_tiles
 from d4a_jax.networks import Network
 from d4a_jax.parallel import (
@@ -43,11 +44,32 @@ ProgressHook = Callable[[int, int, dict], None]
 ObserveHook = Callable[[int, dict], None]
 
 
+class SoftLabels(NamedTuple):
+    """A teacher's labels for stored crops; see `soft_labels`.
+
+    Attributes:
+      logits: float16 `[E, n * factor ** 2, classes]`.
+      crops: int16 `[E, n * factor ** 2, 4]`.
+      temperature: float32 scalar.
+    """
+
+    logits: jax.Array
+    crops: jax.Array
+    temperature: jax.Array
+
+
 class TrainingImages(NamedTuple):
-    """Stored images uint8 `[n, h, w, c]` and labels int32 `[n]`; all networks' share."""
+    """What all networks train on.
+
+    Attributes:
+      images: stored images, uint8 `[n, h, w, c]`.
+      labels: int32 `[n]`.
+      soft: crops and labels that replace augmentation and hard labels, or None.
+    """
 
     images: jax.Array
     labels: jax.Array
+    soft: SoftLabels | None = None
 
 
 class Subsets(NamedTuple):
@@ -101,7 +123,7 @@ class Ensemble:
         self.predict_batch = predict_batch
         self._begin = compiled(self._begin_all)
         self._advance = compiled(self._advance_all, donate=("members",))
-        self._reductions: dict[Callable, Callable] = {}
+        self._reductions: dict[tuple[Callable, str], Callable] = {}
 
     def total_steps(self, count: int, epochs: int, max_steps: int | None) -> int:
         """Steps of a training on `count` stored images, never more than `max_steps`."""
@@ -147,9 +169,14 @@ class Ensemble:
         return _variables(members, count)
 
     def predict(
-        self, variables: dict, images: Any, labels: Any, reduce: Callable
+        self,
+        variables: dict,
+        images: Any,
+        labels: Any,
+        reduce: Callable,
+        output: Literal["logits", "embedding"] = "logits",
     ) -> Any:
-        """Classifies images with all networks and reduces the logits batch by batch.
+        """Classifies images with all networks and reduces the result batch by batch.
 
         Args:
           variables: stacked variables from `fit`.
@@ -158,18 +185,20 @@ class Ensemble:
           labels: int32 of the images' leading shape.
           reduce: pure function of (logits `[E, b, classes]`, labels `[b]`) to a tree of
             arrays `[b, ...]`. Pass the same function object to reuse its program.
+          output: what `reduce` gets: logits, or the embeddings `[E, b, d]` that the
+            classifier sees.
 
         Returns:
           What `reduce` returns, for all images, in the leading shape of `labels`.
         """
-        if reduce not in self._reductions:
-            self._reductions[reduce] = compiled(
+        if (reduce, output) not in self._reductions:
+            self._reductions[reduce, output] = compiled(
                 lambda variables, images, labels: self._predict_all(
-                    variables, images, labels, reduce
+                    variables, images, labels, reduce, output
                 )
             )
         variables = replicate(self.layout, variables)
-        return self._reductions[reduce](variables, images, labels)
+        return self._reductions[reduce, output](variables, images, labels)
 
     def _optimizer(self, total_steps):
         return sgd(self.recipe, step_decay(self.recipe.learning_rate, total_steps))
@@ -208,7 +237,7 @@ class Ensemble:
                 lambda: order,
             )
             positions = place * size + jnp.arange(size)
-            batch = self._batch(training, member, order[positions % formed])
+            batch = self._batch(training, member, order[positions % formed], epoch)
             batch = batch._replace(weights=(positions < formed).astype(jnp.float32))
             state, loss = train_step(
                 rng.stream(member.key, "step", step),
@@ -218,6 +247,7 @@ class Ensemble:
                 self.normalize,
                 state,
                 batch,
+                None if training.soft is None else training.soft.temperature,
             )
             return state, order, loss
 
@@ -225,25 +255,34 @@ class Ensemble:
         state, order, loss = lax.fori_loop(first, last, step_once, carry)
         return member._replace(state=state, order=order), loss
 
-    def _batch(self, training, member, formed_positions):
+    def _batch(self, training, member, formed_positions, epoch):
         tiles = self.factor**2
-        rows = member.rows[formed_positions // tiles]
+        rows, tile = member.rows[formed_positions // tiles], formed_positions % tiles
         images = training.images[rows].astype(jnp.float32) / 255.0
-        images = form_tiles(images, formed_positions % tiles, self.factor)
+        images = form_tiles(images, tile, self.factor)
+        if training.soft is not None:
+            soft, formed = training.soft, tile * len(training.images) + rows
+            epoch = epoch % len(soft.crops)
+            images = cut_crops(images, soft.crops[epoch, formed], *images.shape[1:3])
+            logits = soft.logits[epoch, formed].astype(jnp.float32)
+            labels = jax.nn.softmax(logits / soft.temperature)
+            return Batch(images, labels, jnp.ones(len(rows)))
         return Batch(images, training.labels[rows], jnp.ones(len(rows)))
 
-    def _predict_all(self, variables, images, labels, reduce):
-        def logits_of(variables, images):
-            logits, _ = self.network.apply(variables, self.normalize(images), False)
-            return logits
+    def _predict_all(self, variables, images, labels, reduce, output):
+        def outputs_of(variables, images):
+            images = self.normalize(images)
+            if output == "embedding":
+                return self.network.features(variables, images, False)[-1]
+            return self.network.apply(variables, images, False)[0]
 
         def on_batch(variables, batch):
             images, labels = batch
             if self.layout.chunk == 1:
-                logits = lax.map(lambda v: logits_of(v, images), variables)
+                outputs = lax.map(lambda v: outputs_of(v, images), variables)
             else:
-                logits = jax.vmap(logits_of, (0, None))(variables, images)
-            return reduce(logits, labels)
+                outputs = jax.vmap(outputs_of, (0, None))(variables, images)
+            return reduce(outputs, labels)
 
         def local(variables, arrays):
             images, labels = arrays

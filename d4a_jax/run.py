@@ -106,19 +106,16 @@ class Run:
 
         The first segment has a program of its own: it has nothing to regularize on.
         """
-        uses_previous = (
-            self.config.regularizer.name != "none"
-            or self.config.network_training.data == "earlier"
-        )
-        key = (size, has_previous and uses_previous)
+        key = (size, has_previous and self.config.uses_previous)
         if key not in self._programs:
             context = SurrogateContext(
                 self.config, self.network, self.normalize, self.layout, key[1]
             )
             optimizer = pixel_optimizer(
+                self.config,
                 pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
-                self.config.matching.momentum,
                 self.dataset.num_classes,
+                self.dataset.std,
             )
             surrogate = SURROGATES[self.config.matching.surrogate](context)
             init, advance = segment_functions(
@@ -161,11 +158,26 @@ def check_fit(config: Config, dataset: Dataset) -> None:
     for name in ("network", "evaluation.network"):
         spec = config.network if name == "network" else config.evaluation.network
         try:
-            _create_network(spec or config.network, dataset, config)
+            network = _create_network(spec or config.network, dataset, config)
+            if name == "network":
+                problems.extend(_statistics_problem(config, network))
         except ValueError as error:
             problems.append(f"{name}: {error}")
     if problems:
         raise ConfigError(problems)
+
+
+def _statistics_problem(config: Config, network: Network) -> list[str]:
+    """Says that a network without batch norm has no statistics to match."""
+    if config.matching.surrogate != "inversion":
+        return []
+    if jax.eval_shape(network.init, jax.random.key(0))["batch_stats"]:
+        return []
+    problem = (
+        f"network is {config.network!r} with matching.surrogate 'inversion'; it must "
+        "have batch norm, as in 'convnet:norm=batch'."
+    )
+    return [problem]
 
 
 def prepare(

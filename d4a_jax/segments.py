@@ -17,6 +17,8 @@ from d4a_jax.formation import compose
 from d4a_jax.parallel import Layout, map_items
 from d4a_jax.surrogates import Surrogate, Task
 
+_ADAM_SECOND_BETA = 0.9  # SRe2L's.
+
 # The metric that says which classes are no longer finite.
 DIVERGED = "diverged"
 
@@ -36,20 +38,55 @@ class SegmentState(NamedTuple):
 
 
 def pixel_learning_rate(config: Config, size: int, side: int) -> float:
-    """IDC's rule: base * (images per class / 10) * (side / 32)**2.
+    """IDC's rule: base * (images per class / 10) * (side / 32)**2; or the base itself.
 
     Args:
       config: `matching.learning_rate` is the base; `learning_rate_scaling` says whether
-        the images per class are the segment's or the total.
+        the images per class are the segment's or the total, or "none" for no rule.
       size: images per class of the segment.
       side: height of the images.
     """
+    if config.matching.learning_rate_scaling == "none":
+        return config.matching.learning_rate
     total = config.matching.learning_rate_scaling == "total"
     images = config.synthetic.images_per_class if total else size
     return config.matching.learning_rate * (images / 10) * (side / 32) ** 2
 
 
 def pixel_optimizer(
+    config: Config,
+    learning_rate: optax.ScalarOrSchedule,
+    num_classes: int,
+    std: tuple[float, ...],
+) -> optax.GradientTransformation:
+    """The optimizer of the pixels, as the methods of the field take it.
+
+    Args:
+      config: of `matching`, `optimizer` and `momentum`; `steps`, "joint" for one step
+        on all classes (DC, DM) or "per_class" as in `per_class_sgd` (IDC); `pixels`,
+        what moves.
+      learning_rate: of one step.
+      num_classes: number of classes.
+      std: of every channel. Normalized pixels are z = (x - mean) / std, so dL/dz is std
+        dL/dx, and dx is std dz.
+    """
+    matching = config.matching
+    if matching.optimizer == "adam":
+        decay = optax.cosine_decay_schedule(1.0, config.steps_per_segment)
+        rate = learning_rate if callable(learning_rate) else lambda _: learning_rate
+        decayed = lambda step: rate(step) * decay(step)
+        optimizer = optax.adam(decayed, matching.momentum, _ADAM_SECOND_BETA)
+    elif matching.steps == "joint":
+        optimizer = optax.sgd(learning_rate, momentum=matching.momentum or None)
+    else:
+        optimizer = per_class_sgd(learning_rate, matching.momentum, num_classes)
+    if matching.pixels == "unit":
+        return optimizer
+    scaling = optax.stateless(lambda gradient, _: gradient * jnp.array(std))
+    return optax.chain(scaling, optimizer, scaling)
+
+
+def per_class_sgd(
     learning_rate: optax.ScalarOrSchedule, momentum: float, num_classes: int
 ) -> optax.GradientTransformation:
     """IDC's optimizer in closed form, for all classes at once.

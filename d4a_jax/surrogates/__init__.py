@@ -6,9 +6,17 @@ returns a `Surrogate` and enter it in `SURROGATES`.
 """
 
 from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext, Task
+from d4a_jax.surrogates.cafe import cafe
+from d4a_jax.surrogates.distribution import distribution_matching
 from d4a_jax.surrogates.gradient import gradient_matching
+from d4a_jax.surrogates.inversion import inversion
 
-SURROGATES = {"gradient": gradient_matching}
+SURROGATES = {
+    "gradient": gradient_matching,
+    "distribution": distribution_matching,
+    "cafe": cafe,
+    "inversion": inversion,
+}
 
 __all__ = [
     "SURROGATES",
@@ -16,5 +24,8 @@ __all__ = [
     "Surrogate",
     "SurrogateContext",
     "Task",
+    "cafe",
+    "distribution_matching",
     "gradient_matching",
+    "inversion",
 ]

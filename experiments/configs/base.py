@@ -88,14 +88,15 @@ def _shrink(config: ConfigDict) -> None:
     config.network = _narrow(config.network)
     config.synthetic.images_per_class = 2
     config.synthetic.segments = 2
-    config.matching.outer_iterations = 2
+    config.matching.outer_iterations = min(config.matching.outer_iterations, 2)
     config.matching.inner_iterations = 2
     config.matching.batch_real = 8
     config.matching.batch_syn_max = 8
-    config.network_training.images_per_step = 16
     config.network_training.batch_size = 16
-    config.network_training.pretrain_epochs = min(
-        config.network_training.pretrain_epochs, 1
+    for name in ("stage_epochs", "pretrain_epochs"):
+        config.network_training[name] = min(config.network_training[name], 1)
+    config.network_training.images_per_step = min(
+        config.network_training.images_per_step, 16
     )
     config.filter.networks = 2
     config.filter.min_per_class = None
