@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from d4a_jax import rng
+from d4a_jax.beginnings import frozen_images
 from d4a_jax.config import Config
 from d4a_jax.formation import compose
 from d4a_jax.parallel import Layout, map_items
@@ -37,19 +38,22 @@ def pixel_learning_rate(config: Config, size: int, side: int) -> float:
 
     Args:
       config: `matching.learning_rate` is the base; `learning_rate_scaling` says whether
-        the images per class are the segment's or the total.
+        the images per class are the segment's or the total; with `none` the base is
+        the rate.
       size: images per class of the segment.
       side: height of the images.
     """
-    total = config.matching.learning_rate_scaling == "total"
-    images = config.synthetic.images_per_class if total else size
-    return config.matching.learning_rate * (images / 10) * (side / 32) ** 2
+    scaling, base = config.matching.learning_rate_scaling, config.matching.learning_rate
+    if scaling == "none":
+        return base
+    images = config.synthetic.images_per_class if scaling == "total" else size
+    return base * (images / 10) * (side / 32) ** 2
 
 
 def pixel_optimizer(
-    learning_rate: float, momentum: float, num_classes: int
+    learning_rate: float, momentum: float, turns: int
 ) -> optax.GradientTransformation:
-    """IDC's optimizer in closed form, for all classes at once.
+    """Momentum SGD of the pixels; with one turn per class, IDC's in closed form.
 
     IDC steps one momentum SGD over a tensor of all C classes after every class, so a
     class is also moved by C - 1 steps without a gradient of its own. Between two of
@@ -57,8 +61,13 @@ def pixel_optimizer(
     lr (1 + m + ... + m^(C-1)) v. Seen at the moments of its turns, that is exactly
     momentum SGD with momentum m^C and learning rate lr (1 - m^C) / (1 - m): for
     m = 0.5 and ten classes or more, plain SGD at twice the rate.
+
+    Args:
+      learning_rate: lr.
+      momentum: m.
+      turns: C for IDC, 1 where all classes step together.
     """
-    decay = momentum**num_classes
+    decay = momentum**turns
     return optax.sgd(
         learning_rate * (1 - decay) / (1 - momentum),
         momentum=decay if decay > 1e-7 else None,
@@ -68,10 +77,11 @@ def pixel_optimizer(
 def initial_pixels(
     key: jax.Array, task: Task, size: int, config: Config, layout: Layout
 ) -> jax.Array:
-    """The first images of a segment: mosaics of real images that the filter kept.
+    """The first images of a segment: mosaics of real images, see `beginnings`.
 
     Multi-formation's mosaics hold factor**2 downscaled images each (IDC), drawn for
-    each class without replacement from its pool; or noise around gray.
+    each class without replacement from `task.beginning`, or taken in its order for a
+    window; or noise around gray.
 
     Returns:
       float32 `[C, size, h, w, c]` in [0, 1].
@@ -80,19 +90,24 @@ def initial_pixels(
     count = size * factor**2
 
     def of_class(key, items, index):
-        data, pool = items
+        data, beginning = items
         label = data.labels[index]
         key = jax.random.fold_in(key, label)
         if config.synthetic.init == "noise":
             shape = (size, *data.images.shape[2:])
             return jnp.clip(jax.random.normal(key, shape) / 4 + 0.5, 0.0, 1.0)
-        positions = pool.positions[index]
-        available = jnp.maximum(pool.counts[index], 1)
-        drawn = rng.sample_without_replacement(key, available, len(positions), count)
+        positions = beginning.positions[index]
+        available = jnp.maximum(beginning.counts[index], 1)
+        if config.synthetic.init == "window":
+            drawn = jnp.arange(count) % available
+        else:
+            drawn = rng.sample_without_replacement(
+                key, available, len(positions), count
+            )
         images = data.images[index, positions[drawn]].astype(jnp.float32) / 255.0
         return compose(images, factor)
 
-    return map_items(layout, of_class, key, (task.data, task.pool))
+    return map_items(layout, of_class, key, (task.data, task.beginning))
 
 
 def segment_functions(
@@ -113,11 +128,13 @@ def segment_functions(
 
     Returns:
       `init`: (key, task) -> SegmentState, and
-      `advance`: (key, first step, steps, state, task) -> (SegmentState, metrics), where
-      `steps` is static and metrics are arrays `[steps]`. A step depends on the key and
-      its number alone, so any division into calls gives the same result.
+      `advance`: (key, first step, steps, state, task, fed) -> (SegmentState, metrics),
+      where `steps` is static, `fed` what the surrogate's `feed` returned and metrics
+      are arrays `[steps]`. A step depends on the key and its number alone, so any
+      division into calls gives the same result.
     """
     matching = config.matching
+    moves = jnp.arange(size) >= frozen_images(config.synthetic, size)
 
     def init(key: jax.Array, task: Task) -> SegmentState:
         pixels = initial_pixels(rng.stream(key, "pixels"), task, size, config, layout)
@@ -128,16 +145,17 @@ def segment_functions(
         starts = (matching.clip == "step") | (step % matching.inner_iterations == 0)
         pixels = jnp.where(starts, jnp.clip(state.pixels, 0.0, 1.0), state.pixels)
         result, inner = surrogate.update(key, step, state.surrogate, pixels, task)
-        updates, opt_state = optimizer.update(result.gradient, state.opt_state)
+        gradient = jnp.where(moves[:, None, None, None], result.gradient, 0.0)
+        updates, opt_state = optimizer.update(gradient, state.opt_state)
         pixels = optax.apply_updates(pixels, updates)
         return SegmentState(pixels, opt_state, inner), result.metrics
 
-    def advance(key, first, steps: int, state: SegmentState, task: Task):
-        return lax.scan(
-            lambda state, step: one(key, step, state, task),
-            state,
-            first + jnp.arange(steps),
-        )
+    def advance(key, first, steps: int, state: SegmentState, task: Task, fed=None):
+        def step(state, inputs):
+            number, own = inputs
+            return one(key, number, state, task._replace(fed=own))
+
+        return lax.scan(step, state, (first + jnp.arange(steps), fed))
 
     return init, advance
 
