@@ -88,7 +88,7 @@ def trajectory_matching(context: SurrogateContext) -> Surrogate:
         start, target = unflatten(task.fed.start), unflatten(task.fed.target)
         student = draw_batches(rng.stream(key, "student", step), context, pixels, task)
         result = unroll(
-            lambda params, images, index: _student_loss(
+            lambda params, images, index: student_loss(
                 context, start | {"params": params}, student, images, index
             ),
             start["params"],
@@ -198,33 +198,40 @@ def draw_batches(
     Every image is seen once before any is seen again; the last batch of such a pass
     may be smaller.
     """
-    settings, factor = context.config.trajectory, context.config.synthetic.factor
+    settings, tiles = context.config.trajectory, context.config.synthetic.factor**2
     images, filled = _union(context, pixels, task)
-    stored, tiles = filled.size, factor**2
-    filled_rows = jnp.argsort(~filled.ravel(), stable=True).astype(jnp.int32)
+    places = filled.shape[1]
+    # Nothing here may depend on the classes that only pad: their number is the devices'.
+    everything = context.network.num_classes * places * tiles
+    size = min(settings.batch_syn or everything, everything)
     count = jnp.sum(filled) * tiles
-    size = min(settings.batch_syn or stored * tiles, stored * tiles)
     per_pass = -(-count // size)
 
     def of_step(step):
-        passed, place = step // per_pass, step % per_pass
-        order = rng.sample_without_replacement(
-            rng.stream(key, "order", passed), count, stored * tiles, stored * tiles
-        )
-        positions = place * size + jnp.arange(size)
+        order = _order(rng.stream(key, "order", step // per_pass), task, filled, tiles)
+        positions = step % per_pass * size + jnp.arange(size)
         drawn = order[positions % count]
-        return filled_rows[drawn // tiles], drawn % tiles, positions < count
+        return drawn // tiles, drawn % tiles, positions < count
 
     steps = jnp.arange(settings.student_steps)
     rows, tile, own = lax.map(of_step, steps)
     return StudentBatches(
-        images.reshape(stored, *images.shape[2:]),
-        jnp.repeat(task.data.labels, images.shape[1]),
+        images.reshape(-1, *images.shape[2:]),
+        jnp.repeat(task.data.labels, places),
         rows,
         tile,
         own.astype(jnp.float32),
         jax.vmap(lambda step: rng.stream(key, "augment", step))(steps),
     )
+
+
+def _order(key, task, filled, tiles):
+    """Formed images of all classes in random order, those of filled places first."""
+    shape = (filled.shape[1], tiles)
+    draw = lambda label: jax.random.uniform(jax.random.fold_in(key, label), shape)
+    priority = jax.vmap(draw)(task.data.labels)
+    priority = jnp.where(filled[..., None], priority, 2.0)
+    return jnp.argsort(priority.ravel()).astype(jnp.int32)
 
 
 def _union(context, pixels, task):
@@ -243,7 +250,7 @@ def _as_float(stored):
     return stored.astype(jnp.float32) / 255.0
 
 
-def _student_loss(context, variables, student, images, index):
+def student_loss(context, variables, student, images, index):
     """Mean cross-entropy of the batch of a student's step, its images augmented."""
     factor = context.config.synthetic.factor
     formed = form_tiles(images, student.tiles[index], factor)

@@ -6,9 +6,10 @@
 
 In float32 the file is `[1 + epochs, d]`. In bfloat16 it takes half of that: uint16
 `[2 + epochs, d]`, whose first two rows hold the bits of the float32 parameters theta_0
-and row t + 1 those of theta_t - theta_0 in bfloat16. Differences are rounded, not
-parameters, because trajectory matching itself looks at differences, which are much
-smaller.
+and row t + 1 those of theta_t - theta'_{t-1} in bfloat16, where theta'_{t-1} is what is
+read back for the epoch before. So the error of an epoch is made good by the next one.
+Trajectory matching looks at differences between epochs: rounding these leaves an error
+of about 0.1 % of what is matched, rounding the parameters themselves one of 10 %.
 """
 
 from pathlib import Path
@@ -91,17 +92,20 @@ class ExpertStore:
     def _encode(self, snapshots):
         if self.dtype == "float32":
             return snapshots
-        start = snapshots[:1].view(np.uint16).reshape(2, -1)
-        moved = (snapshots[1:] - snapshots[0]).astype(_BFLOAT16)
-        return np.concatenate([start, moved.view(np.uint16)])
+        rows = [*snapshots[:1].view(np.uint16).reshape(2, -1)]
+        reached = snapshots[0].copy()
+        for snapshot in snapshots[1:]:
+            rows.append((snapshot - reached).astype(_BFLOAT16).view(np.uint16))
+            reached += _moved(rows[-1])
+        return np.stack(rows)
 
     def _decode(self, rows, epoch):
         if self.dtype == "float32":
             return np.array(rows[epoch])
-        start = np.array(rows[:2]).reshape(-1).view(np.float32)
-        if epoch == 0:
-            return start
-        return start + np.array(rows[epoch + 1]).view(_BFLOAT16).astype(np.float32)
+        reached = np.array(rows[:2]).reshape(-1).view(np.float32)
+        for row in rows[2 : epoch + 2]:
+            reached += _moved(row)
+        return reached
 
     def _is_intact(self, expert):
         path = self.path(expert)
@@ -112,6 +116,11 @@ class ExpertStore:
             return True
         logger.warning("Expert %s is damaged and is trained again.", path)
         return False
+
+
+def _moved(row: np.ndarray) -> np.ndarray:
+    """float32 values of the bits of bfloat16 numbers."""
+    return row.view(_BFLOAT16).astype(np.float32)
 
 
 def _digest_line(path: Path) -> bytes:
