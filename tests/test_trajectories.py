@@ -73,7 +73,7 @@ def contents(experts):
 
 
 def test_an_epoch_is_plain_sgd_on_all_images(dataset, experts):
-    """The batch holds all images, so that an epoch is one step against their gradient."""
+    """A batch holds all images: an epoch is one step against their mean gradient."""
     network = experts.ensemble.network
     images = experts.ensemble.normalize(jnp.asarray(dataset.train_images))
 
@@ -255,7 +255,7 @@ def test_a_full_disk_is_noticed_before_training(monkeypatch, dataset, layout, tm
 
 
 def test_judgement_counts_wrong_epochs(monkeypatch, dataset, experts):
-    """With planted hits: image i is right from epoch i % 5 on, for expert e % 2 == 0."""
+    """With planted hits: two of three experts are right on image i from i % 5 on."""
     count = len(dataset.train_labels)
     right = (np.arange(1 + EPOCHS) >= np.arange(count)[:, None] % 5).astype(float)
     calls = iter([right, 0 * right, right])

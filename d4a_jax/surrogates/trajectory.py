@@ -5,13 +5,14 @@ after epoch t (see `trajectories`). In a step an expert and an epoch t are drawn
 student is trained from theta*_t by N steps on the synthetic images S with the step size
 alpha, which is learned with them:
 
-    theta_0 = theta*_t,   theta_{i+1} = theta_i - alpha grad l(theta_i; A(x_i)),  x_i in S
+    theta_0 = theta*_t,    theta_{i+1} = theta_i - alpha grad l(theta_i; A(x_i))
     L(S, alpha) = |theta_N - theta*_{t+M}|^2 / |theta*_t - theta*_{t+M}|^2
 
-with batches x_i that visit all of S before any image again, A the differentiable
-augmentation, drawn anew for every image and step, and M = `expert_epochs`. The pixel
-gradient and dL / d alpha are exact (see `matching.unroll`). A student trains on all
-classes, so a step is not divided by class as in gradient matching.
+with batches x_i of S that hold every image once before any comes again, A the
+differentiable augmentation, drawn anew for every image and step, and M =
+`expert_epochs`. The pixel gradient and dL / d alpha are exact (see `matching.unroll`).
+A student trains on all classes, so a step is not divided by class as in gradient
+matching.
 
 The epoch is drawn from `min_start_epoch` <= t < T+. DATM (Guo et al. 2024) chooses both
 ends by the images per class and lets T+ grow from `first_max_start_epoch` to
@@ -201,7 +202,7 @@ def draw_batches(
     settings, tiles = context.config.trajectory, context.config.synthetic.factor**2
     images, filled = _union(context, pixels, task)
     places = filled.shape[1]
-    # Nothing here may depend on the classes that only pad: their number is the devices'.
+    # Nothing here may depend on how many classes only fill up the devices.
     everything = context.network.num_classes * places * tiles
     size = min(settings.batch_syn or everything, everything)
     count = jnp.sum(filled) * tiles
