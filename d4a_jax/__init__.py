@@ -31,7 +31,9 @@ _EXPORTS = {
     "load_dataset": "data",
     "load_distilled": "artifact",
     "network_names": "networks",
+    "realistic_patches": "patches",
     "save_distilled": "artifact",
+    "select_images": "baselines",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -1,62 +1,199 @@
-"""Reference sets of the same storage that need no distillation."""
+"""Reference sets of the same storage that need no distillation: selected real images.
+
+`random` draws them; `herding` and `k_center` go by the embeddings of a network trained
+on the real set; `easiest`, `hardest` and `window=SHARE` by the difficulty that
+cross-fitted networks measure (see `coresets`, `difficulty`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import rng
+from d4a_jax import coresets, rng
 from d4a_jax.artifact import DistilledDataset
-from d4a_jax.data import Dataset
+from d4a_jax.config import Config
+from d4a_jax.data import Dataset, data_directory
+from d4a_jax.difficulty import load_or_cross_fit
+from d4a_jax.ensemble import Ensemble, TrainingImages, everything
 from d4a_jax.formation import compose
-from d4a_jax.real_data import index_classes
+from d4a_jax.networks import create_network
+from d4a_jax.parallel import make_layout, spread
+from d4a_jax.real_data import ClassIndex, index_classes
+from d4a_jax.training import Normalization
+
+SELECTIONS = ("random", "herding", "k_center", "easiest", "hardest", "window")
 
 
-def random_images(
-    dataset: Dataset, images_per_class: int, factor: int = 1, seed: int = 0
+class _Rule(NamedTuple):
+    """A selection: its name and, of a window, the share of hardest images left out."""
+
+    name: str
+    skip_hardest: float
+
+
+def select_images(
+    dataset: Dataset,
+    selection: str,
+    images_per_class: int,
+    factor: int = 1,
+    config: Config = Config(),
+    seed: int = 0,
 ) -> DistilledDataset:
-    """Real training images drawn at random, the same number of each class.
+    """Real training images chosen by a rule, the same number of each class.
 
     Args:
       dataset: the real data.
+      selection: a name in `SELECTIONS`; a window is given as `window=SHARE`, with the
+        share in [0, 1] of hardest images that is left out.
       images_per_class: how many images are stored for each class.
       factor: 1 stores images as they are; more stores mosaics of `factor ** 2`
         downscaled images, which is what multi-formation starts from.
-      seed: of the draw.
+      config: networks that measure (`network`, `difficulty`, the recipe of
+        `evaluation`), `data.data_dir` and `runtime`; not used by `random`.
+      seed: of the draw or of the network that embeds the images.
 
     Returns:
       The images as one segment.
 
     Raises:
-      ValueError: if a class has too few images.
+      ValueError: if the selection is unknown or a class has too few images.
     """
+    rule = _parse(selection)
+    index = index_classes(np.asarray(dataset.train_labels), dataset.num_classes)
     needed = images_per_class * factor**2
-    labels = np.asarray(dataset.train_labels)
-    index = index_classes(labels, dataset.num_classes)
     if needed > index.counts.min():
         raise ValueError(
             f"images_per_class is {images_per_class} with factor {factor}, which takes "
             f"{needed} images; the smallest class of {dataset.name} has "
             f"{index.counts.min()}."
         )
-    key = rng.stream(jax.random.key(seed), "random_images")
+    choose = _chooser(rule, dataset, index, config, seed)
     stored = []
-    for label, (members, count) in enumerate(zip(index.rows, index.counts)):
-        order = jax.random.permutation(jax.random.fold_in(key, label), int(count))
-        drawn = np.asarray(dataset.train_images)[members[np.asarray(order[:needed])]]
-        mosaics = compose(drawn.astype(np.float32) / 255.0, factor)
+    for label, (rows, count) in enumerate(zip(index.rows, index.counts)):
+        chosen = rows[choose(label, int(count), needed)]
+        images = np.asarray(dataset.train_images)[chosen]
+        mosaics = compose(images.astype(np.float32) / 255.0, factor)
         stored.append(np.rint(np.asarray(mosaics) * 255.0).astype(np.uint8))
-    images = np.concatenate(stored)
-    labels = np.repeat(np.arange(dataset.num_classes, dtype=np.int32), images_per_class)
+    method = f"{selection} real images"
+    return real_image_set(dataset, np.stack(stored), factor, method, seed)
+
+
+def random_images(
+    dataset: Dataset, images_per_class: int, factor: int = 1, seed: int = 0
+) -> DistilledDataset:
+    """Real training images drawn at random; see `select_images`."""
+    return select_images(dataset, "random", images_per_class, factor, seed=seed)
+
+
+def real_image_set(
+    dataset: Dataset, images: np.ndarray, factor: int, method: str, seed: int
+) -> DistilledDataset:
+    """Stored images uint8 `[C, n, h, w, c]` as a set of one segment."""
+    classes, size = images.shape[:2]
+    labels = np.repeat(np.arange(classes, dtype=np.int32), size)
     metadata = {
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
-        "method": "random real images",
+        "method": method,
         "class_names": list(dataset.class_names),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "flip": dataset.flip,
         "factor": factor,
-        "images_per_class": images_per_class,
-        "segment_sizes": [images_per_class],
+        "images_per_class": size,
+        "segment_sizes": [size],
         "seed": seed,
     }
-    return DistilledDataset(images, labels, np.zeros_like(labels), metadata)
+    flat = images.reshape(-1, *images.shape[2:])
+    return DistilledDataset(flat, labels, np.zeros_like(labels), metadata)
+
+
+def train_on_real_data(
+    dataset: Dataset, config: Config, seed: int = 0
+) -> tuple[Ensemble, dict]:
+    """A network trained on all real images, for `difficulty.epochs`.
+
+    Returns:
+      The ensemble of this one network, and its stacked variables.
+    """
+    layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
+    dtype = jnp.dtype(config.runtime.compute_dtype)
+    ensemble = Ensemble(
+        create_network(config.network, dataset.num_classes, dataset.image_shape, dtype),
+        config.evaluation,
+        Normalization(dataset.mean, dataset.std),
+        1,
+        layout,
+        config.runtime.predict_batch,
+    )
+    settings, count = config.difficulty, len(dataset.train_labels)
+    images, labels = np.asarray(dataset.train_images), np.asarray(dataset.train_labels)
+    variables = ensemble.fit(
+        rng.stream(jax.random.key(seed), "real_data"),
+        TrainingImages(images, labels),
+        everything(count, count, 1),
+        ensemble.total_steps(count, settings.epochs, settings.max_steps),
+    )
+    return ensemble, variables
+
+
+def embeddings(dataset: Dataset, config: Config, seed: int = 0) -> np.ndarray:
+    """Embeddings of all training images by a network trained on all of them.
+
+    Returns:
+      float32 `[n, d]`, what the classifier sees, in the order of the data set.
+    """
+    ensemble, variables = train_on_real_data(dataset, config, seed)
+    images, labels = np.asarray(dataset.train_images), np.asarray(dataset.train_labels)
+    arrays = spread(ensemble.layout, (images, labels))
+    found = ensemble.predict(variables, *arrays, _first, output="embedding")
+    return np.asarray(found)[: len(labels)]
+
+
+def _first(outputs, labels):
+    del labels
+    return outputs[0]
+
+
+def _parse(selection: str) -> _Rule:
+    name, equals, share = selection.partition("=")
+    skip = {"hardest": 0.0, "easiest": 1.0}.get(name, 0.0)
+    if name == "window":
+        try:
+            skip = float(share)
+        except ValueError:
+            skip = -1.0
+    valid = name in SELECTIONS and bool(equals) == (name == "window")
+    if not valid or not 0.0 <= skip <= 1.0:
+        raise ValueError(
+            f"selection is {selection!r}; it must be one of {', '.join(SELECTIONS)}, "
+            "a window with its share of hardest images left out, as in window=0.3."
+        )
+    return _Rule(name, skip)
+
+
+def _chooser(
+    rule: _Rule, dataset: Dataset, index: ClassIndex, config: Config, seed: int
+) -> Callable[[int, int, int], np.ndarray]:
+    """The rule as a function of (label, images of the class, number to choose)."""
+    if rule.name == "random":
+        key = rng.stream(jax.random.key(seed), "random_images")
+
+        def draw(label, available, count):
+            order = jax.random.permutation(jax.random.fold_in(key, label), available)
+            return np.asarray(order[:count])
+
+        return draw
+    if rule.name in ("herding", "k_center"):
+        found = index.to_classes(embeddings(dataset, config, seed))
+        choose = {"herding": coresets.herding, "k_center": coresets.k_center}[rule.name]
+        return lambda label, available, count: choose(found[label, :available], count)
+    layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
+    folder = data_directory(config.data.data_dir) / "difficulty"
+    loss = index.to_classes(load_or_cross_fit(dataset, config, layout, folder).loss)
+    return lambda label, available, count: coresets.difficulty_window(
+        loss[label, :available], count, rule.skip_hardest
+    )

@@ -7,6 +7,7 @@ defaults. `from_dict` builds one from nested mappings (such as an
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,10 +21,14 @@ class ConfigError(ValueError):
         super().__init__("\n".join(problems))
 
 
-def _field(default, *, low=None, high=None, above=None, choices=None):
-    """A field with the range or the choices of its values."""
-    rule = {"low": low, "high": high, "above": above, "choices": choices}
+def _field(default, **rule):
+    """A field with the range (low, high, above) or the choices of its values."""
     return dataclasses.field(default=default, metadata=rule)
+
+
+# Steps and sizes are 32-bit numbers in the compiled programs.
+_MOST = 2**31 - 1
+_WHOLE = {"high": _MOST}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +68,33 @@ class MatchingConfig:
     A segment takes `outer_iterations * inner_iterations` matching steps, each on all
     classes. The pixel learning rate is `learning_rate * (images per class / 10) *
     (side / 32)**2` (IDC), with the images per class of the segment or of the total, or
-    `learning_rate` itself with the scaling `none`.
+    `learning_rate` itself. It counts pixels in [0, 1] or normalized ones (`pixels`).
+
+    `features` is what distribution matching matches; `early_weight`, the weight of all
+    maps but the last, and `discrimination`, that of the discrimination loss, are CAFE's.
+    `union` matches a segment together with the earlier ones (PDD).
     """
 
-    surrogate: str = _field("gradient", choices=("gradient", "trajectory"))
+    surrogate: str = _field(
+        "gradient", choices=("gradient", "distribution", "cafe", "trajectory")
+    )
     distance: str = _field("mse", choices=("mse", "l1", "cosine"))
     match_norm_and_bias: bool = False
     match_classifier: bool = False
+    features: str = _field("embedding", choices=("embedding", "layers"))
+    early_weight: float = _field(0.1, low=0.0)
+    discrimination: float = _field(0.01, low=0.0)
+    union: bool = False
     batch_real: int = _field(64, low=1)
     batch_syn_max: int = _field(128, low=1)
     augmentation: str = "color_crop_cutout"
     learning_rate: float = _field(5e-3, above=0.0)
-    learning_rate_scaling: str = _field("segment", choices=("segment", "total", "none"))
+    learning_rate_scaling: str = _field(
+        "segment", choices=("segment", "total", "none")
+    )
+    pixels: str = _field("unit", choices=("unit", "normalized"))
     momentum: float = _field(0.5, low=0.0, high=0.999)
+    steps: str = _field("per_class", choices=("per_class", "joint"))
     outer_iterations: int = _field(2000, low=1)
     inner_iterations: int = _field(100, low=1)
     clip: str = _field("outer", choices=("outer", "step"))
@@ -120,10 +139,14 @@ class TrajectoryConfig:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkTrainingConfig:
-    """How the network moves on between two matching steps (IDC: on real data)."""
+    """How the network moves on between two matching steps (IDC: on real data).
 
-    data: str = _field("all", choices=("all", "filtered", "earlier"))
+    `synthetic` stands for the segment in the making and all earlier ones (DC, DSA).
+    """
+
+    data: str = _field("all", choices=("all", "filtered", "earlier", "synthetic"))
     images_per_step: int = _field(2000, low=0)
+    stage_epochs: int = _field(0, low=0)
     pretrain_epochs: int = _field(0, low=0)
     batch_size: int = _field(64, low=1)
     learning_rate: float = _field(0.01, above=0.0)
@@ -223,7 +246,7 @@ class Config:
     regularizer: RegularizerConfig = RegularizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
-    seed: int = _field(0, low=0, high=2**31 - 1)
+    seed: int = _field(0, low=0)
 
     @property
     def segment_sizes(self) -> tuple[int, ...]:
@@ -238,6 +261,17 @@ class Config:
     def steps_per_segment(self) -> int:
         """Matching steps on all classes that each segment takes."""
         return self.matching.outer_iterations * self.matching.inner_iterations
+
+    @property
+    def uses_previous(self) -> bool:
+        """Whether making a segment takes the earlier ones into account."""
+        return (
+            self.regularizer.name != "none"
+            or self.matching.union
+            or self.network_training.stage_epochs > 0
+            or self.network_training.data in ("earlier", "synthetic")
+            or self.matching.surrogate == "trajectory"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries of plain values, as `from_dict` takes them."""
@@ -330,10 +364,10 @@ def _check(name, value, hint, rule):
         bad = [item for item in value if not _is_int(item)]
         if bad or not value:
             return value, f"{name} is {value!r}; it must be one or more whole numbers."
-        worst = next((p for p in (_range(name, v, rule) for v in value) if p), None)
-        return value, worst
+        ranges = (_range(name, item, _WHOLE | rule) for item in value)
+        return value, next((problem for problem in ranges if problem), None)
     if int in options and _is_int(value):
-        return int(value), _range(name, value, rule)
+        return int(value), _range(name, value, _WHOLE | rule)
     if float in options and isinstance(value, (int, float)) and _is_finite(value):
         return float(value), _range(name, float(value), rule)
     if bool in options and isinstance(value, bool):
@@ -348,7 +382,10 @@ def _is_int(value):
 
 
 def _is_finite(value):
-    return not isinstance(value, bool) and abs(value) < float("inf")
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # A whole number beyond the floats.
+        return False
 
 
 def _type_name(options):
@@ -404,6 +441,12 @@ def _cross_checks(config: Config) -> Iterator[str]:
             f"synthetic.segments is {synthetic.segments}; it must be at most "
             f"synthetic.images_per_class = {total}."
         )
+    if config.steps_per_segment * len(config.segment_sizes) > _MOST:
+        yield (
+            f"matching.outer_iterations * inner_iterations is "
+            f"{config.steps_per_segment} for each segment; all segments together may "
+            f"take at most {_MOST} steps."
+        )
     calls = config.runtime.steps_per_call
     if calls and config.steps_per_segment % calls:
         yield (
@@ -417,6 +460,8 @@ def _cross_checks(config: Config) -> Iterator[str]:
             "class of the largest segment."
         )
     yield from _trajectory_checks(config)
+    if matching.surrogate in ("distribution", "cafe"):
+        yield from _feature_checks(config)
     if matching.distance == "cosine" and matching.match_norm_and_bias:
         yield (
             "matching.match_norm_and_bias is True with matching.distance 'cosine'; "
@@ -457,3 +502,24 @@ def _trajectory_checks(config: Config) -> Iterator[str]:
             f"synthetic.frozen_share is {synthetic.frozen_share} with synthetic.init "
             "'noise'; noise must not be frozen, so it must be 0."
         )
+
+
+def _feature_checks(config: Config) -> Iterator[str]:
+    """Options of gradient matching that mean features do not have."""
+    surrogate = config.matching.surrogate
+    if config.matching.distance == "cosine":
+        yield (
+            f"matching.distance is 'cosine' with matching.surrogate {surrogate!r}; mean "
+            "features have no output units, so it must be mse or l1."
+        )
+    if config.regularizer.name == "replay":
+        yield (
+            f"regularizer.name is 'replay' with matching.surrogate {surrogate!r}; it "
+            "steps along a gradient, so it needs the surrogate 'gradient'."
+        )
+    for name in ("match_norm_and_bias", "match_classifier"):
+        if getattr(config.matching, name):
+            yield (
+                f"matching.{name} is True with matching.surrogate {surrogate!r}; it "
+                "chooses among gradients, so it must be False."
+            )

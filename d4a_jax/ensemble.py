@@ -7,7 +7,7 @@ filter (the same ones) and the cross-fitted networks that measure difficulty.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ class Ensemble:
         self.schedule = schedule
         self._begin = compiled(self._begin_all)
         self._advance = compiled(self._advance_all, donate=("members",))
-        self._reductions: dict[Callable, Callable] = {}
+        self._reductions: dict[tuple[Callable, str], Callable] = {}
 
     def total_steps(self, count: int, epochs: int, max_steps: int | None) -> int:
         """Steps of a training on `count` stored images, never more than `max_steps`."""
@@ -167,9 +167,14 @@ class Ensemble:
         return self._advance((training, bounds), members=members)
 
     def predict(
-        self, variables: dict, images: Any, labels: Any, reduce: Callable
+        self,
+        variables: dict,
+        images: Any,
+        labels: Any,
+        reduce: Callable,
+        output: Literal["logits", "embedding"] = "logits",
     ) -> Any:
-        """Classifies images with all networks and reduces the logits batch by batch.
+        """Classifies images with all networks and reduces the result batch by batch.
 
         Args:
           variables: stacked variables from `fit`.
@@ -178,18 +183,20 @@ class Ensemble:
           labels: int32 of the images' leading shape.
           reduce: pure function of (logits `[E, b, classes]`, labels `[b]`) to a tree of
             arrays `[b, ...]`. Pass the same function object to reuse its program.
+          output: what `reduce` gets: logits, or the embeddings `[E, b, d]` that the
+            classifier sees.
 
         Returns:
           What `reduce` returns, for all images, in the leading shape of `labels`.
         """
-        if reduce not in self._reductions:
-            self._reductions[reduce] = compiled(
+        if (reduce, output) not in self._reductions:
+            self._reductions[reduce, output] = compiled(
                 lambda variables, images, labels: self._predict_all(
-                    variables, images, labels, reduce
+                    variables, images, labels, reduce, output
                 )
             )
         variables = replicate(self.layout, variables)
-        return self._reductions[reduce](variables, images, labels)
+        return self._reductions[reduce, output](variables, images, labels)
 
     def _optimizer(self, total_steps):
         rate = self.schedule(self.recipe.learning_rate, total_steps)
@@ -253,18 +260,20 @@ class Ensemble:
         images = form_tiles(images, formed_positions % tiles, self.factor)
         return Batch(images, training.labels[rows], jnp.ones(len(rows)))
 
-    def _predict_all(self, variables, images, labels, reduce):
-        def logits_of(variables, images):
-            logits, _ = self.network.apply(variables, self.normalize(images), False)
-            return logits
+    def _predict_all(self, variables, images, labels, reduce, output):
+        def outputs_of(variables, images):
+            images = self.normalize(images)
+            if output == "embedding":
+                return self.network.features(variables, images, False)[-1]
+            return self.network.apply(variables, images, False)[0]
 
         def on_batch(variables, batch):
             images, labels = batch
             if self.layout.chunk == 1:
-                logits = lax.map(lambda v: logits_of(v, images), variables)
+                outputs = lax.map(lambda v: outputs_of(v, images), variables)
             else:
-                logits = jax.vmap(logits_of, (0, None))(variables, images)
-            return reduce(logits, labels)
+                outputs = jax.vmap(outputs_of, (0, None))(variables, images)
+            return reduce(outputs, labels)
 
         def local(variables, arrays):
             images, labels = arrays

@@ -3,7 +3,8 @@
 Each is an extra term of the matching loss of one class: a function of the gradient g
 that the new segment causes, with the earlier segments as constants. To add one, write
 the function and enter it in `REGULARIZERS` with the constants that it needs; its
-pixel gradient follows from `matching.pixel_gradient`.
+pixel gradient follows from that of the surrogate. Other surrogates put what they match,
+such as mean features, in the place of the gradient.
 
 Notation: g_c(theta; X) is the gradient of the mean cross-entropy of images X of class
 c; S_k is the new segment with n_k images, S_<k the earlier ones with n_<k.
@@ -60,16 +61,17 @@ def previous(gradient: Gradient, context: RegularizerContext) -> jax.Array:
 
 
 def union(gradient: Gradient, context: RegularizerContext) -> jax.Array:
-    """D((n_<k g_c(S_<k) + n_k g_c(S_k)) / n_<=k, g_c(B)): together they match it all.
+    """D((n_<k g_c(S_<k) + n_k g_c(S_k)) / n_<=k, g_c(B)): together they match it all."""
+    return context.distance(mix(gradient, context), context.whole_class)
 
-    The weighted mean is the gradient of the union of all segments so far.
-    """
+
+def mix(gradient: Gradient, context: RegularizerContext) -> Gradient:
+    """(n_<k g_c(S_<k) + n_k g_c(S_k)) / n_<=k: the gradient of all segments so far."""
     share = context.previous_share
-    mixed = tuple(
+    return tuple(
         share * old + (1.0 - share) * new
         for old, new in zip(context.previous, gradient, strict=True)
     )
-    return context.distance(mixed, context.whole_class)
 
 
 def anchor(gradient: Gradient, context: RegularizerContext) -> jax.Array:
@@ -87,9 +89,10 @@ def conflict(gradient: Gradient, context: RegularizerContext) -> jax.Array:
     """
 
     def opposition(new, old):
-        # A zero gradient opposes nothing; its plain norm would have no derivative.
+        # A zero gradient opposes nothing, and its plain norm would have no derivative.
+        product = jnp.vdot(new, old)
         norms = optax.safe_norm(new, 1e-12) * optax.safe_norm(old, 1e-12)
-        return jnp.maximum(0.0, -jnp.vdot(new, old) / norms)
+        return jnp.where(product < 0, -product / norms, 0.0)
 
     pairs = zip(gradient, context.previous, strict=True)
     return sum(opposition(new, old) for new, old in pairs)

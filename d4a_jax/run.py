@@ -28,13 +28,7 @@ from d4a_jax.real_data import (
     spread_pool,
 )
 from d4a_jax.segments import pixel_learning_rate, pixel_optimizer, segment_functions
-from d4a_jax.surrogates import (
-    STEPS_BY_CLASS,
-    SURROGATES,
-    USES_PREVIOUS,
-    Surrogate,
-    SurrogateContext,
-)
+from d4a_jax.surrogates import SURROGATES, Surrogate, SurrogateContext
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import (
     Experts,
@@ -163,13 +157,7 @@ class Run:
 
         The first segment has a program of its own: it has nothing to regularize on.
         """
-        kind = self.config.matching.surrogate
-        uses_previous = (
-            kind in USES_PREVIOUS
-            or self.config.regularizer.name != "none"
-            or self.config.network_training.data == "earlier"
-        )
-        key = (size, has_previous and uses_previous)
+        key = (size, has_previous and self.config.uses_previous)
         if key not in self._programs:
             context = SurrogateContext(
                 self.config,
@@ -180,11 +168,12 @@ class Run:
                 lambda: self.experts,
             )
             optimizer = pixel_optimizer(
+                self.config.matching,
                 pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
-                self.config.matching.momentum,
-                self.dataset.num_classes if kind in STEPS_BY_CLASS else 1,
+                self.dataset.num_classes,
+                self.dataset.std,
             )
-            surrogate = SURROGATES[kind](context)
+            surrogate = SURROGATES[self.config.matching.surrogate](context)
             init, advance = segment_functions(
                 self.config, surrogate, optimizer, self.layout, size
             )
@@ -217,7 +206,7 @@ def check_fit(config: Config, dataset: Dataset) -> None:
         "network_training.augmentation": config.network_training.augmentation,
         "evaluation.augmentation": config.evaluation.augmentation,
     }
-    if config.matching.surrogate == "trajectory":
+    if needs_experts(config):
         strategies["trajectory.augmentation"] = config.trajectory.augmentation
     for name, strategy in strategies.items():
         try:

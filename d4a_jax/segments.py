@@ -13,7 +13,7 @@ from jax import lax
 
 from d4a_jax import rng
 from d4a_jax.beginnings import frozen_images
-from d4a_jax.config import Config
+from d4a_jax.config import Config, MatchingConfig
 from d4a_jax.formation import compose
 from d4a_jax.parallel import Layout, map_items
 from d4a_jax.surrogates import Surrogate, Task
@@ -34,26 +34,52 @@ class SegmentState(NamedTuple):
 
 
 def pixel_learning_rate(config: Config, size: int, side: int) -> float:
-    """IDC's rule: base * (images per class / 10) * (side / 32)**2.
+    """IDC's rule: base * (images per class / 10) * (side / 32)**2; or the base itself.
 
     Args:
       config: `matching.learning_rate` is the base; `learning_rate_scaling` says whether
-        the images per class are the segment's or the total; with `none` the base is
-        the rate.
+        the images per class are the segment's or the total, or "none" for no rule.
       size: images per class of the segment.
       side: height of the images.
     """
-    scaling, base = config.matching.learning_rate_scaling, config.matching.learning_rate
-    if scaling == "none":
-        return base
-    images = config.synthetic.images_per_class if scaling == "total" else size
-    return base * (images / 10) * (side / 32) ** 2
+    if config.matching.learning_rate_scaling == "none":
+        return config.matching.learning_rate
+    total = config.matching.learning_rate_scaling == "total"
+    images = config.synthetic.images_per_class if total else size
+    return config.matching.learning_rate * (images / 10) * (side / 32) ** 2
 
 
 def pixel_optimizer(
-    learning_rate: float, momentum: float, turns: int
+    matching: MatchingConfig,
+    learning_rate: float,
+    num_classes: int,
+    std: tuple[float, ...],
 ) -> optax.GradientTransformation:
-    """Momentum SGD of the pixels; with one turn per class, IDC's in closed form.
+    """Momentum SGD on the pixels, as the methods of the field take it.
+
+    Args:
+      matching: `momentum`; `steps`, "joint" for one step on all classes (DC, DM) or
+        "per_class" as in `per_class_sgd` (IDC); `pixels`, what moves.
+      learning_rate: of one step.
+      num_classes: number of classes.
+      std: of every channel. A step of size lr on normalized pixels z = (x - mean) / std
+        moves x by lr * std**2 times its own gradient, as dx = std dz both ways.
+    """
+    if matching.steps == "joint":
+        optimizer = optax.sgd(learning_rate, momentum=matching.momentum or None)
+    else:
+        optimizer = per_class_sgd(learning_rate, matching.momentum, num_classes)
+    if matching.pixels == "unit":
+        return optimizer
+    variance = jnp.square(jnp.array(std))
+    scaling = optax.stateless(lambda gradient, _: gradient * variance)
+    return optax.chain(scaling, optimizer)
+
+
+def per_class_sgd(
+    learning_rate: float, momentum: float, num_classes: int
+) -> optax.GradientTransformation:
+    """IDC's optimizer in closed form, for all classes at once.
 
     IDC steps one momentum SGD over a tensor of all C classes after every class, so a
     class is also moved by C - 1 steps without a gradient of its own. Between two of
@@ -61,13 +87,8 @@ def pixel_optimizer(
     lr (1 + m + ... + m^(C-1)) v. Seen at the moments of its turns, that is exactly
     momentum SGD with momentum m^C and learning rate lr (1 - m^C) / (1 - m): for
     m = 0.5 and ten classes or more, plain SGD at twice the rate.
-
-    Args:
-      learning_rate: lr.
-      momentum: m.
-      turns: C for IDC, 1 where all classes step together.
     """
-    decay = momentum**turns
+    decay = momentum**num_classes
     return optax.sgd(
         learning_rate * (1 - decay) / (1 - momentum),
         momentum=decay if decay > 1e-7 else None,

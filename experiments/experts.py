@@ -1,6 +1,6 @@
 """Trains the experts that a configuration's trajectories are matched to, ahead of it.
 
-    python experiments/experts.py --config=configs/mtt_cifar10.py
+    python experiments/experts.py --config=configs/cifar10_mtt.py
 
 A run would train them itself. They are kept below the data directory and shared by all
 runs on the same data with the same `network` and the same recipe in `trajectory`; the

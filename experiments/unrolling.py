@@ -1,6 +1,6 @@
 """Measures memory and time of a student's steps in trajectory matching.
 
-    python experiments/unrolling.py --config=configs/mtt_cifar10.py --steps=10,20,40
+    python experiments/unrolling.py --config=configs/cifar10_mtt.py --steps=10,20,40
 
 For each number of steps: the scratch memory of the compiled pixel gradient (from the
 compiler's own account), as the library computes it and by reverse-mode differentiation

@@ -251,6 +251,7 @@ def run_config(folder, **sections):
             "augmentation": "color_crop",
             "learning_rate": 1.0,
             "learning_rate_scaling": "none",
+            "steps": "joint",
             "outer_iterations": 4,
             "inner_iterations": 1,
         },

@@ -6,25 +6,26 @@ returns a `Surrogate` and enter it in `SURROGATES`.
 """
 
 from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext, Task
+from d4a_jax.surrogates.cafe import cafe
+from d4a_jax.surrogates.distribution import distribution_matching
 from d4a_jax.surrogates.gradient import gradient_matching
 from d4a_jax.surrogates.trajectory import trajectory_matching
 
-SURROGATES = {"gradient": gradient_matching, "trajectory": trajectory_matching}
-
-# What needs the earlier segments in every step, whatever the regularizer.
-USES_PREVIOUS = frozenset({"trajectory"})
-
-# IDC's optimizer takes a step after every class; the others step once for all.
-STEPS_BY_CLASS = frozenset({"gradient"})
+SURROGATES = {
+    "gradient": gradient_matching,
+    "distribution": distribution_matching,
+    "cafe": cafe,
+    "trajectory": trajectory_matching,
+}
 
 __all__ = [
-    "STEPS_BY_CLASS",
     "SURROGATES",
     "StepResult",
     "Surrogate",
     "SurrogateContext",
     "Task",
-    "USES_PREVIOUS",
+    "cafe",
+    "distribution_matching",
     "gradient_matching",
     "trajectory_matching",
 ]

@@ -33,8 +33,8 @@ class Task(NamedTuple):
     pool: Pool
     previous: jax.Array
     num_previous: jax.Array
-    beginning: Pool
-    epoch_shift: jax.Array
+    beginning: Pool | None = None
+    epoch_shift: jax.Array | int = 0
     fed: Any = None
 
 
@@ -78,4 +78,4 @@ class SurrogateContext(NamedTuple):
     normalize: Normalization
     layout: Layout
     has_previous: bool
-    experts: Callable[[], Experts]
+    experts: Callable[[], Experts] | None = None

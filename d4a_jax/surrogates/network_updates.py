@@ -1,4 +1,8 @@
-"""The networks at which gradients are matched: fresh ones, moved on by SGD (IDC)."""
+"""The networks at which images are matched: fresh ones, moved on by SGD.
+
+IDC moves them on real images, DC and DSA on the synthetic images in the making; PDD
+first trains them on the earlier segments.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,14 @@ from d4a_jax.formation import form_tiles
 from d4a_jax.parallel import split_batch
 from d4a_jax.real_data import Pool, draw_images
 from d4a_jax.surrogates.base import SurrogateContext, Task
-from d4a_jax.training import Batch, NetworkState, sgd, start, train_step
+from d4a_jax.training import (
+    Batch,
+    NetworkState,
+    sgd,
+    start,
+    step_decay,
+    train_step,
+)
 
 # Images drawn at once while pretraining; bounds the memory, not the result.
 _PRETRAINING_BATCHES = 16
@@ -23,13 +34,17 @@ def fresh_network(
     Args:
       key: key of the segment.
       outer: number of the outer iteration.
-      context: static surroundings; `network_training.pretrain_epochs` counts passes
-        over as many images as the real set has.
+      context: static surroundings; `network_training.stage_epochs` counts passes over
+        each union of earlier segments, and then `pretrain_epochs` passes over as many
+        images as the real set has.
       task: where the training images come from.
     """
     training = context.config.network_training
     optimizer = sgd(training, training.learning_rate)
     state = start(rng.stream(key, "network", outer), context.network, optimizer)
+    if training.stage_epochs and context.has_previous:
+        key_of_stages = rng.stream(key, "stages", outer)
+        state = _train_on_stages(key_of_stages, context, state, task)
     if not training.pretrain_epochs:
         return state
     key = rng.stream(key, "pretraining", outer)
@@ -38,27 +53,77 @@ def fresh_network(
     return lax.fori_loop(
         0,
         calls,
-        lambda i, state: _train(rng.stream(key, "call", i), context, state, task, size),
+        lambda i, state: _train(
+            rng.stream(key, "call", i),
+            context,
+            state,
+            lambda key: _draw_real(key, context, task, size),
+        ),
         state,
     )
 
 
 def train_between_steps(
-    key: jax.Array, context: SurrogateContext, state: NetworkState, task: Task
+    key: jax.Array,
+    context: SurrogateContext,
+    state: NetworkState,
+    pixels: jax.Array,
+    task: Task,
 ) -> NetworkState:
-    """SGD on `images_per_step` training images, rounded up to whole batches."""
+    """SGD on `images_per_step` training images, rounded up to whole batches.
+
+    Args:
+      key: typed key.
+      context: static surroundings.
+      state: the network.
+      pixels: the segment in the making, `[C, n, h, w, c]`.
+      task: where the other training images come from.
+    """
     training = context.config.network_training
     if not training.images_per_step:
         return state
     batches = -(-training.images_per_step // training.batch_size)
-    return _train(key, context, state, task, batches * training.batch_size)
+    size = batches * training.batch_size
+
+    def draw(key):
+        if training.data == "synthetic":
+            return _draw_all_segments(key, context, pixels, task, size)
+        return _draw_real(key, context, task, size)
+
+    return _train(key, context, state, draw)
 
 
-def _train(key, context, state, task, size):
+def _train_on_stages(key, context, state, task):
+    """Trains on S_1, then on S_1 u S_2 and so on to S_<k, each with full decay (PDD)."""
+    config, training = context.config, context.config.network_training
+    ends = jnp.cumsum(jnp.array(config.segment_sizes[:-1]))
+    optimizer = lambda steps: sgd(training, step_decay(training.learning_rate, steps))
+
+    def stage(number, state):
+        count = _formed_counts(context, task, ends[number])
+        batches = -(-jnp.sum(count) // training.batch_size)
+        begun = ends[number] <= task.num_previous
+        steps = jnp.where(begun, training.stage_epochs * batches, 0)
+
+        def one(step, state):
+            size, here = training.batch_size, rng.stream(key, "stage", number, step)
+            draw = lambda key: _draw_formed(
+                key, context, task, task.previous, count, size
+            )
+            return _train(here, context, state, draw, optimizer(steps))
+
+        fresh = state._replace(opt_state=optimizer(steps).init(state.params))
+        trained = lax.fori_loop(0, steps, one, fresh)
+        return trained._replace(opt_state=state.opt_state)
+
+    return lax.fori_loop(0, len(ends), stage, state)
+
+
+def _train(key, context, state, draw, optimizer=None):
     training = context.config.network_training
-    optimizer = sgd(training, training.learning_rate)
-    images, labels = _draw(rng.stream(key, "draw"), context, task, size)
-    steps = size // training.batch_size
+    optimizer = optimizer or sgd(training, training.learning_rate)
+    images, labels = draw(rng.stream(key, "draw"))
+    steps = len(labels) // training.batch_size
 
     def one(state, step):
         index, images, labels = step
@@ -79,27 +144,55 @@ def _train(key, context, state, task, size):
     return lax.scan(one, state, inputs)[0]
 
 
-def _draw(key, context, task, size):
+def _draw_real(key, context, task, size):
     """Training images (uint8, or float32 in [0, 1] if formed) and their labels."""
     source = context.config.network_training.data
+    if source == "earlier" and context.has_previous:
+        count = _formed_counts(context, task, task.num_previous)
+        return _draw_formed(key, context, task, task.previous, count, size)
     classes, capacity = task.pool.positions.shape
     everything = jnp.broadcast_to(jnp.arange(capacity), (classes, capacity))
     whole = Pool(everything, task.data.counts)
-    if source == "earlier" and context.has_previous:
-        return _draw_previous(key, context, task, size)
     pool = task.pool if source == "filtered" else whole
     return draw_images(key, task.data, pool, size)
 
 
-def _draw_previous(key, context, task, size):
-    """Formed images of the earlier segments, with replacement only between epochs."""
+def _draw_all_segments(key, context, pixels, task, size):
+    """Formed images of the segment in the making and of all earlier ones."""
+    available, stored = pixels.shape[1], pixels
+    if context.has_previous:
+        available += task.num_previous
+        earlier = task.previous.astype(jnp.float32) / 255.0
+        stored = jnp.concatenate([pixels, earlier], axis=1)
+    count = _formed_counts(context, task, available)
+    return _draw_formed(key, context, task, stored, count, size)
+
+
+def _formed_counts(context, task, stored):
+    """Formed images of each class; none of those that pad the devices' shares."""
+    formed = stored * context.config.synthetic.factor**2
+    return jnp.where(task.data.counts > 0, formed, 0)
+
+
+def _draw_formed(key, context, task, stored, count, size):
+    """Formed images of stored ones, with replacement only between epochs.
+
+    Args:
+      key: typed key.
+      context: static surroundings.
+      task: the classes' labels.
+      stored: `[C, p, h, w, c]`, uint8 or float32 in [0, 1].
+      count: int32 `[C]`, from how many formed images of each class to draw.
+      size: how many to draw.
+    """
     factor = context.config.synthetic.factor
-    classes, places = task.previous.shape[:2]
-    count = jnp.where(task.data.counts > 0, task.num_previous * factor**2, 0)
+    classes, places = stored.shape[:2]
     ends = jnp.cumsum(count)
     capacity = classes * places * factor**2
     ranks = rng.sample_without_replacement(key, ends[-1], capacity, size)
     group = jnp.searchsorted(ends, ranks, side="right")
     within = ranks - (ends - count)[group]
-    stored = task.previous[group, within // factor**2].astype(jnp.float32) / 255.0
-    return form_tiles(stored, within % factor**2, factor), task.data.labels[group]
+    images = stored[group, within // factor**2]
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255.0
+    return form_tiles(images, within % factor**2, factor), task.data.labels[group]

@@ -96,10 +96,11 @@ def _shrink(config: ConfigDict) -> None:
     config.matching.batch_real = 8
     config.matching.batch_syn_max = 8
     _shrink_trajectory(config.trajectory)
-    config.network_training.images_per_step = 16
     config.network_training.batch_size = 16
-    config.network_training.pretrain_epochs = min(
-        config.network_training.pretrain_epochs, 1
+    for name in ("stage_epochs", "pretrain_epochs"):
+        config.network_training[name] = min(config.network_training[name], 1)
+    config.network_training.images_per_step = min(
+        config.network_training.images_per_step, 16
     )
     config.filter.networks = 2
     config.filter.min_per_class = None

@@ -1,6 +1,6 @@
 """Trajectory matching (MTT) on CIFAR-10, 10 images per class.
 
-    python experiments/run.py --config=configs/mtt_cifar10.py
+    python experiments/run.py --config=configs/cifar10_mtt.py
 
 The 100 experts take 6.5 GB, or half of it with
 `--config.trajectory.storage_dtype=bfloat16`; `python experiments/experts.py` with the
@@ -15,15 +15,15 @@ without ZCA whitening, which is not done here:
     matching.augmentation           DSA's       published (MTT), in IDC's form: all of
                                                 its parts at once, where theirs draws
                                                 one
-    matching.learning_rate          40.0        published (MTT): 1000, see below
+    matching.learning_rate          1000.0      published (MTT)
     matching.learning_rate_scaling  none        published (MTT)
+    matching.pixels                 normalized  published (MTT)
+    matching.steps                  joint       published (MTT)
     matching.outer_iterations       5000        published (MTT)
     matching.inner_iterations       1           ours: pixels are kept in range in every
                                                 step
     trajectory.max_start_epoch      15          published (MTT, without ZCA)
 
-The pixels of MTT are normalized with a standard deviation of 0.2, and those here are in
-[0, 1]: its learning rate is multiplied by 0.2**2.
 The evaluation is that of `base.py` and not MTT's, which takes the learned step size.
 """
 
@@ -39,8 +39,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.factor = 1
     config.matching.surrogate = "trajectory"
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
-    config.matching.learning_rate = 40.0
+    config.matching.learning_rate = 1000.0
     config.matching.learning_rate_scaling = "none"
+    config.matching.pixels = "normalized"
+    config.matching.steps = "joint"
     config.matching.outer_iterations = 5000
     config.matching.inner_iterations = 1
     config.trajectory.max_start_epoch = 15

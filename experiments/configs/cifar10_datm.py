@@ -1,6 +1,6 @@
 """Difficulty-aligned trajectory matching (DATM) on CIFAR-10, 10 images per class.
 
-    python experiments/run.py --config=configs/datm_cifar10.py
+    python experiments/run.py --config=configs/cifar10_datm.py
 
 What differs from `base.py`, and where it comes from:
 
@@ -11,8 +11,10 @@ What differs from `base.py`, and where it comes from:
     matching.augmentation             DSA's       published (DATM), in IDC's form: all
                                                   of its parts at once, where theirs
                                                   draws one
-    matching.learning_rate            4.0         published (DATM): 100, see below
+    matching.learning_rate            100.0       published (DATM)
     matching.learning_rate_scaling    none        published (DATM)
+    matching.pixels                   normalized  published (DATM)
+    matching.steps                    joint       published (DATM)
     matching.outer_iterations         10_000      published (DATM)
     matching.inner_iterations         1           ours: pixels are kept in range in
                                                   every step
@@ -25,8 +27,6 @@ What differs from `base.py`, and where it comes from:
 Not there, and so no reproduction of DATM's numbers: soft labels (a distilled set has
 hard ones), experts trained for flat minima (FTD), ZCA whitening, and the moving average
 of the images that is tested.
-The pixels of MTT are normalized with a standard deviation of 0.2, and those here are in
-[0, 1]: its learning rate is multiplied by 0.2**2.
 """
 
 from ml_collections import ConfigDict
@@ -42,8 +42,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.init = "correct"
     config.matching.surrogate = "trajectory"
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
-    config.matching.learning_rate = 4.0
+    config.matching.learning_rate = 100.0
     config.matching.learning_rate_scaling = "none"
+    config.matching.pixels = "normalized"
+    config.matching.steps = "joint"
     config.matching.outer_iterations = 10_000
     config.matching.inner_iterations = 1
     config.trajectory.epochs = 100

@@ -1,6 +1,6 @@
 """SelMatch on Tiny-ImageNet, 50 images per class: distilled and real ones.
 
-    python experiments/run.py --config=configs/selmatch_tin50.py
+    python experiments/run.py --config=configs/tin50_selmatch.py
 
 SelMatch tests on ResNet-18 with batch norm: `python experiments/evaluate.py` with
 `--networks=resnet18:norm=batch`. Its difficulty is a count of forgetting events; here
@@ -22,9 +22,10 @@ What differs from `base.py`, and where it comes from:
                                                                 in IDC's form: all of
                                                                 its parts at once,
                                                                 where theirs draws one
-    matching.learning_rate          40.0                        published (SelMatch):
-                                                                1000, see below
+    matching.learning_rate          1000.0                      published (SelMatch)
     matching.learning_rate_scaling  none                        published (SelMatch)
+    matching.pixels                 normalized                  published (SelMatch)
+    matching.steps                  joint                       published (SelMatch)
     matching.outer_iterations       10_000                      published (SelMatch)
     matching.inner_iterations       1                           ours: pixels are kept
                                                                 in range in every step
@@ -36,9 +37,6 @@ What differs from `base.py`, and where it comes from:
     trajectory.step_size            1e-3                        published (SelMatch)
     evaluation.max_steps            50_000                      ours: to save time, as
                                                                 in tin50
-
-The pixels of SelMatch are normalized with a standard deviation of 0.2, and those here
-are in [0, 1]: its learning rate is multiplied by 0.2**2.
 """
 
 from ml_collections import ConfigDict
@@ -58,8 +56,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.frozen_share = 0.4
     config.matching.surrogate = "trajectory"
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
-    config.matching.learning_rate = 40.0
+    config.matching.learning_rate = 1000.0
     config.matching.learning_rate_scaling = "none"
+    config.matching.pixels = "normalized"
+    config.matching.steps = "joint"
     config.matching.outer_iterations = 10_000
     config.matching.inner_iterations = 1
     config.trajectory.epochs = 100

@@ -1,6 +1,6 @@
 """D4A with trajectory matching on CIFAR-10, 10 images per class in 5 segments.
 
-    python experiments/run.py --config=configs/d4a_mtt_cifar10.py
+    python experiments/run.py --config=configs/cifar10_d4a_mtt.py
 
 The student of a segment trains on all segments so far, and the window of start epochs
 moves with what the filter keeps (see `d4a_jax/surrogates/trajectory.py`). With
@@ -17,8 +17,10 @@ CIFAR-10 without ZCA whitening:
     matching.augmentation           DSA's       published (MTT), in IDC's form: all of
                                                 its parts at once, where theirs draws
                                                 one
-    matching.learning_rate          40.0        published (MTT): 1000, see below
+    matching.learning_rate          1000.0      published (MTT)
     matching.learning_rate_scaling  none        published (MTT)
+    matching.pixels                 normalized  published (MTT)
+    matching.steps                  joint       published (MTT)
     matching.outer_iterations       1000        transposed: MTT's 5000 steps in total,
                                                 an equal share for every segment
     matching.inner_iterations       1           ours: pixels are kept in range in every
@@ -27,8 +29,6 @@ CIFAR-10 without ZCA whitening:
     filter.guard                    True        transposed: that of gradient matching,
                                                 ours
 
-The pixels of MTT are normalized with a standard deviation of 0.2, and those here are in
-[0, 1]: its learning rate is multiplied by 0.2**2.
 """
 
 from ml_collections import ConfigDict
@@ -44,8 +44,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.factor = 1
     config.matching.surrogate = "trajectory"
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
-    config.matching.learning_rate = 40.0
+    config.matching.learning_rate = 1000.0
     config.matching.learning_rate_scaling = "none"
+    config.matching.pixels = "normalized"
+    config.matching.steps = "joint"
     config.matching.outer_iterations = 1000
     config.matching.inner_iterations = 1
     config.trajectory.max_start_epoch = 15

@@ -1,0 +1,60 @@
+"""The methods on CIFAR-10 (JPEG copy) at a size that two CPU cores carry.
+
+    python experiments/compare.py --comparison=comparisons/cifar10_cpu.py
+
+16 x 16 pixels, ConvNet of width 32 and depth 3, 10 images per class. The JPEG copy is
+lossy and the images are reduced, so no published figure compares. Batches and network
+training are cut to the size, alike for all methods; what is not named is the method's.
+"""
+
+IMAGES_PER_CLASS = (10,)
+NETWORKS = ("convnet:depth=3:width=32",)
+PASSES = 6e5
+
+DATASETS = {
+    "cifar10_jpeg_16": {
+        "data": {"name": "cifar10_jpeg", "size": 16},
+        "matching": {"batch_real": 32},
+        "filter": {"networks": 3, "min_per_class": 32},
+        "difficulty": {"epochs": 2},
+        "evaluation": {"repeats": 3, "prefix_repeats": 3, "max_steps": 500},
+    }
+}
+
+# The pixel learning rate of IDC is ours, as in `sweeps/cifar10_cpu.py`.
+_IDC = {"learning_rate": 0.08, "inner_iterations": 10}
+_IDC_NETWORKS = {"images_per_step": 256}
+_DC_NETWORKS = {"images_per_step": 500}
+
+METHODS = {
+    "random": {"baseline": "random"},
+    "random_mosaic": {"baseline": "random_mosaic", "synthetic": {"factor": 2}},
+    "herding": {"baseline": "herding"},
+    "k_center": {"baseline": "k_center"},
+    "easiest": {"baseline": "easiest"},
+    "hardest": {"baseline": "hardest"},
+    "window": {"baseline": "window=0.5"},
+    "rded": {"baseline": "rded", "synthetic": {"factor": 1}},
+    "dc": {"config": "cifar10_dc", "network_training": _DC_NETWORKS},
+    "dsa": {"config": "cifar10_dsa", "network_training": _DC_NETWORKS},
+    "dm": {"config": "cifar10_dm"},
+    "cafe": {"config": "cifar10_cafe", "network_training": _DC_NETWORKS},
+    "idc": {
+        "config": "cifar10_ipc10",
+        "synthetic": {"segments": 1},
+        "matching": _IDC,
+        "network_training": _IDC_NETWORKS,
+        "regularizer": {"name": "none"},
+    },
+    "pdd": {
+        "config": "cifar10_pdd",
+        "matching": _IDC,
+        "network_training": _IDC_NETWORKS | {"stage_epochs": 5},
+    },
+    "d4a": {
+        "config": "cifar10_ipc10",
+        "matching": _IDC,
+        "network_training": _IDC_NETWORKS,
+    },
+    "d4a_dm": {"config": "cifar10_d4a_dm"},
+}
