@@ -48,14 +48,17 @@ class DataConfig:
 class SyntheticConfig:
     """The synthetic set: its size, its segments and IDC's multi-formation.
 
-    `segments` is a number of equal segments or the images per class of each one.
+    `segments` is a number of equal segments or the images per class of each one. For
+    `init`, `skip_hardest` and `frozen_share` see `beginnings`.
     """
 
     images_per_class: int = _field(10, low=1)
     segments: int | tuple[int, ...] = _field(1, low=1)
     factor: int = _field(2, low=1, high=8)
     decode: str = _field("single", choices=("single", "multi", "bound"))
-    init: str = _field("real", choices=("real", "noise"))
+    init: str = _field("real", choices=("real", "noise", "correct", "window"))
+    skip_hardest: float = _field(0.0, low=0.0)
+    frozen_share: float = _field(0.0, low=0.0, high=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,8 @@ class MatchingConfig:
     """
 
     surrogate: str = _field(
-        "gradient", choices=("gradient", "distribution", "cafe", "inversion")
+        "gradient",
+        choices=("gradient", "distribution", "cafe", "inversion", "trajectory"),
     )
     distance: str = _field("mse", choices=("mse", "l1", "cosine"))
     match_norm_and_bias: bool = False
@@ -101,6 +105,43 @@ class MatchingConfig:
     outer_iterations: int = _field(2000, low=1)
     inner_iterations: int = _field(100, low=1)
     clip: str = _field("outer", choices=("outer", "step"))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrajectoryConfig:
+    """Trajectory matching (MTT): the experts, where they are met, and the student.
+
+    The experts are `experts` networks trained for `epochs` on the whole real set by
+    SGD at a constant rate (`batch_size` to `cutmix_probability`); see `trajectories`.
+    A student starts at an expert's epoch t, drawn from `min_start_epoch <= t <
+    max_start_epoch`, and takes `student_steps` steps on batches of `batch_syn` images
+    (None: all) to reach that expert's epoch t + `expert_epochs`. With
+    `first_max_start_epoch` the window begins narrower and reaches its full width after
+    `expansion_steps` (DATM). `skip_loss_above` leaves steps of a larger loss without
+    effect (DATM). `epochs_follow_filter` moves the window with what the filter keeps.
+    """
+
+    experts: int = _field(100, low=1)
+    epochs: int = _field(50, low=1)
+    batch_size: int = _field(256, low=1)
+    learning_rate: float = _field(0.01, above=0.0)
+    momentum: float = _field(0.0, low=0.0, high=0.999)
+    weight_decay: float = _field(0.0, low=0.0)
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    cutmix_probability: float = _field(0.0, low=0.0, high=1.0)
+    storage_dtype: str = _field("float32", choices=("float32", "bfloat16"))
+    max_gigabytes: float = _field(50.0, above=0.0)
+    min_start_epoch: int = _field(0, low=0)
+    max_start_epoch: int = _field(20, low=1)
+    first_max_start_epoch: int | None = _field(None, low=1)
+    expansion_steps: int = _field(0, low=0)
+    expert_epochs: int = _field(2, low=1)
+    epochs_follow_filter: bool = True
+    student_steps: int = _field(30, low=1)
+    batch_syn: int | None = _field(None, low=1)
+    step_size: float = _field(0.01, above=0.0)
+    step_size_learning_rate: float = _field(1e-5, low=0.0)
+    skip_loss_above: float | None = _field(None, above=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +255,7 @@ class Config:
     network: str = "convnet"
     synthetic: SyntheticConfig = SyntheticConfig()
     matching: MatchingConfig = MatchingConfig()
+    trajectory: TrajectoryConfig = TrajectoryConfig()
     network_training: NetworkTrainingConfig = NetworkTrainingConfig()
     filter: FilterConfig = FilterConfig()
     difficulty: DifficultyConfig = DifficultyConfig()
@@ -244,6 +286,7 @@ class Config:
             or self.matching.union
             or self.network_training.stage_epochs > 0
             or self.network_training.data in ("earlier", "synthetic")
+            or self.matching.surrogate == "trajectory"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -437,6 +480,7 @@ def _cross_checks(config: Config) -> Iterator[str]:
         )
     if matching.surrogate == "inversion":
         yield from _inversion_checks(config)
+    yield from _trajectory_checks(config)
     if matching.surrogate in ("distribution", "cafe"):
         yield from _feature_checks(config)
     if matching.distance == "cosine" and matching.match_norm_and_bias:
@@ -444,6 +488,40 @@ def _cross_checks(config: Config) -> Iterator[str]:
             "matching.match_norm_and_bias is True with matching.distance 'cosine'; "
             "one-dimensional parameters have no direction per output unit, so it "
             "must be False."
+        )
+
+
+def _trajectory_checks(config: Config) -> Iterator[str]:
+    """Problems of the experts' window, and of what trajectory matching cannot use."""
+    settings, synthetic = config.trajectory, config.synthetic
+    last = settings.max_start_epoch - 1 + settings.expert_epochs
+    if last > settings.epochs:
+        yield (
+            f"trajectory.epochs is {settings.epochs}; it must be at least {last}, the "
+            "last epoch that trajectory.max_start_epoch and trajectory.expert_epochs "
+            "reach."
+        )
+    first = settings.first_max_start_epoch or settings.max_start_epoch
+    if first > settings.max_start_epoch:
+        yield (
+            f"trajectory.first_max_start_epoch is {first}; it must be at most "
+            f"trajectory.max_start_epoch = {settings.max_start_epoch}."
+        )
+    if settings.min_start_epoch >= first:
+        yield (
+            f"trajectory.min_start_epoch is {settings.min_start_epoch}; it must be "
+            f"below {first}, where the window ends."
+        )
+    if config.matching.surrogate == "trajectory" and config.regularizer.name != "none":
+        yield (
+            f"regularizer.name is {config.regularizer.name!r} with matching.surrogate "
+            "'trajectory'; it must be 'none', as the student trains on the earlier "
+            "segments as well."
+        )
+    if synthetic.frozen_share and synthetic.init == "noise":
+        yield (
+            f"synthetic.frozen_share is {synthetic.frozen_share} with synthetic.init "
+            "'noise'; noise must not be frozen, so it must be 0."
         )
 
 

@@ -17,6 +17,10 @@ _SYNTHETIC = {"gradient": 7, "distribution": 2, "cafe": 3, "inversion": 2}
 _CONSTANT = {"gradient": 3, "distribution": 1, "cafe": 1, "inversion": 0}
 _TRAINING = 3
 
+# An image in a student's step: its gradient on the way forward; on the way back the
+# gradient for weights and pixels again, and the derivative of all of it.
+_STUDENT = 9
+
 
 def matching_passes(config: Config) -> int:
     """Passes of all matching steps of a run, for one class."""
@@ -29,8 +33,11 @@ def matching_passes(config: Config) -> int:
 def total_passes(config: Config, num_classes: int) -> int:
     """Passes of all matching steps for all classes, and of the networks' training.
 
-    Without the passes over the real set that `pretrain_epochs` asks for.
+    Without the passes over the whole real set that `pretrain_epochs` asks for, and
+    without the experts of trajectories, which are trained once for all runs.
     """
+    if config.matching.surrogate == "trajectory":
+        return trajectory_passes(config, num_classes)
     training = config.network_training
     per_outer = (config.matching.inner_iterations - 1) * training.images_per_step
     outers = config.matching.outer_iterations * len(config.segment_sizes)
@@ -40,6 +47,17 @@ def total_passes(config: Config, num_classes: int) -> int:
             config, stage, num_classes
         )
     return num_classes * matching_passes(config) + _TRAINING * images
+
+
+def trajectory_passes(config: Config, num_classes: int) -> int:
+    """Passes of all students of a run, on batches of all classes."""
+    student, tiles = config.trajectory, config.synthetic.factor**2
+    passes = 0
+    for stage in range(len(config.segment_sizes)):
+        union = sum(config.segment_sizes[: stage + 1]) * tiles * num_classes
+        batch = min(student.batch_syn or union, union)
+        passes += config.steps_per_segment * student.student_steps * batch
+    return _STUDENT * passes
 
 
 def _step(config, stage):

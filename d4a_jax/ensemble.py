@@ -7,7 +7,7 @@ filter (the same ones) and the cross-fitted networks that measure difficulty.
 
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -42,6 +42,7 @@ from d4a_jax.training import (
 ProgressHook = Callable[[int, int, dict], None]
 # Called with (steps done, variables); these are valid during the call only.
 ObserveHook = Callable[[int, dict], None]
+Schedule = Callable[[float, int | jax.Array], Callable[[jax.Array], jax.Array]]
 
 
 class SoftLabels(NamedTuple):
@@ -84,7 +85,7 @@ class Subsets(NamedTuple):
     counts: np.ndarray
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
     """One network in training; stacked along a leading axis for all of them."""
 
     key: jax.Array
@@ -99,11 +100,12 @@ class Ensemble:
 
     Args:
       network: the network to train.
-      recipe: see `training.Recipe`; with learning rate decay as in `step_decay`.
+      recipe: see `training.Recipe`.
       normalize: of the real training set, which the distilled set shares.
       factor: multi-formation factor of the training images; 1 for real ones.
       layout: devices; networks are spread over them.
       predict_batch: images classified at once.
+      schedule: of (learning rate, total steps), the rate as a function of the step.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Ensemble:
         factor: int,
         layout: Layout,
         predict_batch: int,
+        schedule: Schedule = step_decay,
     ):
         self.network = network
         self.recipe = recipe
@@ -121,6 +124,7 @@ class Ensemble:
         self.factor = factor
         self.layout = layout
         self.predict_batch = predict_batch
+        self.schedule = schedule
         self._begin = compiled(self._begin_all)
         self._advance = compiled(self._advance_all, donate=("members",))
         self._reductions: dict[tuple[Callable, str], Callable] = {}
@@ -155,18 +159,43 @@ class Ensemble:
           observe_at: after which steps, each from 1 to `total_steps`.
         """
         count = len(subsets.counts)
-        keys = jax.vmap(lambda e: rng.stream(key, "member", e))(jnp.arange(count))
         training = replicate(self.layout, training)
-        members = self._begin(*spread(self.layout, (keys, *subsets)))
+        members = self.begin(key, range(count), subsets)
         stops = {*range(0, total_steps, steps_per_call), total_steps, *observe_at}
         for first, last in itertools.pairwise(sorted(stops)):
-            bounds = np.array([first, last, total_steps], np.int32)
-            members, loss = self._advance((training, bounds), members=members)
+            members, loss = self.advance(training, members, first, last, total_steps)
             if progress:
                 progress(last, total_steps, {"loss": float(loss[:count].mean())})
             if last in observe_at:
                 observe(last, _variables(members, count))
         return _variables(members, count)
+
+    def begin(self, key: jax.Array, numbers: Sequence[int], subsets: Subsets) -> Member:
+        """Networks before their first step, stacked and spread over the devices.
+
+        Args:
+          key: typed key; network e uses the stream `("member", e)`.
+          numbers: e of every network.
+          subsets: what each of them sees.
+        """
+        numbers = jnp.array(list(numbers), jnp.int32)
+        keys = jax.vmap(lambda e: rng.stream(key, "member", e))(numbers)
+        return self._begin(*spread(self.layout, (keys, *subsets)))
+
+    def advance(
+        self,
+        training: TrainingImages,
+        members: Member,
+        first: int,
+        last: int,
+        total_steps: int,
+    ) -> tuple[Member, jax.Array]:
+        """Trains from step `first` to `last`; also returns each network's last loss.
+
+        `training` must be on all devices (`parallel.replicate`); `members` are used up.
+        """
+        bounds = np.array([first, last, total_steps], np.int32)
+        return self._advance((training, bounds), members=members)
 
     def predict(
         self,
@@ -201,7 +230,8 @@ class Ensemble:
         return self._reductions[reduce, output](variables, images, labels)
 
     def _optimizer(self, total_steps):
-        return sgd(self.recipe, step_decay(self.recipe.learning_rate, total_steps))
+        rate = self.schedule(self.recipe.learning_rate, total_steps)
+        return sgd(self.recipe, rate)
 
     def _begin_all(self, keys, rows, counts):
         # Only the structure of its state matters here, not the length of training.
@@ -211,7 +241,7 @@ class Ensemble:
             key, rows, count = (item[index] for item in items)
             state = start(rng.stream(key, "network"), self.network, optimizer)
             order = jnp.zeros(len(rows) * self.factor**2, jnp.int32)
-            return _Member(key, rows, count, order, state)
+            return Member(key, rows, count, order, state)
 
         return map_items(self.layout, one, (), (keys, rows, counts))
 

@@ -101,8 +101,13 @@ def load_real_data(images: np.ndarray, index: ClassIndex, layout: Layout) -> Rea
 def make_pool(kept: np.ndarray, layout: Layout) -> Pool:
     """The pool of the images marked True in bool `[C, m]`."""
     order = np.argsort(~kept, axis=1, kind="stable").astype(np.int32)
-    pool = Pool(*spread(layout, (order, kept.sum(1).astype(np.int32))))
-    real = jnp.arange(len(pool.counts)) < len(kept)
+    return spread_pool(order, kept.sum(1).astype(np.int32), layout)
+
+
+def spread_pool(positions: np.ndarray, counts: np.ndarray, layout: Layout) -> Pool:
+    """A pool given as host arrays, its padding classes empty."""
+    pool = Pool(*spread(layout, (positions, counts)))
+    real = jnp.arange(len(pool.counts)) < len(counts)
     return pool._replace(counts=jnp.where(real, pool.counts, 0))
 
 

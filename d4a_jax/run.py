@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from d4a_jax import beginnings
 from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset, data_directory
@@ -19,10 +20,27 @@ from d4a_jax.journal import Journal
 from d4a_jax.metrics import progress_hook
 from d4a_jax.networks import Network, create_network
 from d4a_jax.parallel import Layout, compiled, make_layout
-from d4a_jax.real_data import ClassIndex, RealData, index_classes, load_real_data
+from d4a_jax.real_data import (
+    ClassIndex,
+    Pool,
+    RealData,
+    index_classes,
+    load_real_data,
+    make_pool,
+    spread_pool,
+)
 from d4a_jax.segments import pixel_learning_rate, pixel_optimizer, segment_functions
-from d4a_jax.surrogates import SURROGATES, SurrogateContext
+from d4a_jax.surrogates import SURROGATES, Surrogate, SurrogateContext
 from d4a_jax.training import Normalization
+from d4a_jax.trajectories import (
+    Experts,
+    Judgement,
+    check_size,
+    flattening,
+    judge,
+    needs_experts,
+    open_experts,
+)
 
 
 class Interrupted(Exception):
@@ -40,7 +58,7 @@ class Run:
     index: ClassIndex
     journal: Journal
     workdir: Path | None
-    difficulty_dir: Path
+    cache_dir: Path
     should_stop: Callable[[], bool] = lambda: False
 
     def watch(self, show: ProgressHook) -> ProgressHook:
@@ -93,39 +111,111 @@ class Run:
                 self.dataset,
                 self.config,
                 self.layout,
-                self.difficulty_dir,
+                self.cache_dir / "difficulty",
                 self.watch(progress),
             )
+
+    @cached_property
+    def experts(self) -> Experts:
+        """Trained once and kept beside the data; see `trajectories`."""
+        settings = self.config.trajectory
+        total = settings.experts * settings.epochs
+        with self.journal.progress("epochs of the experts", total) as bar:
+            return open_experts(
+                self.dataset,
+                self.config,
+                self.layout,
+                self.cache_dir / "experts",
+                self.watch(lambda done, _, figures: bar.update(done, **figures)),
+            )
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """When the experts learn each real image."""
+        return judge(self.dataset, self.experts)
+
+    def beginning(self, kept: np.ndarray, size: int) -> Pool:
+        """The real images that a segment of a size may begin with.
+
+        Args:
+          kept: bool `[C, m]`, what the filter kept.
+          size: images per class.
+        """
+        synthetic, to_classes = self.config.synthetic, self.index.to_classes
+        needed = size * synthetic.factor**2
+        if synthetic.init == "correct":
+            right = to_classes(self.judgement.right)
+            chosen = beginnings.correct_first(kept, right, needed)
+        elif synthetic.init == "window":
+            loss = to_classes(self.difficulty.train.loss)
+            skipped = int(synthetic.skip_hardest * size)
+            chosen = beginnings.difficulty_window(kept, loss, skipped, needed)
+        else:
+            return make_pool(kept, self.layout)
+        return spread_pool(*chosen, self.layout)
+
+    def epoch_shift(self, kept: np.ndarray) -> int:
+        """How many epochs later the experts learn the kept images than all of them.
+
+        Zero unless a trajectory is matched and follows the filter.
+        """
+        follows = self.config.trajectory.epochs_follow_filter
+        valid = self.index.valid
+        if self.config.matching.surrogate != "trajectory" or not follows:
+            return 0
+        if np.array_equal(kept, valid):
+            return 0
+        learned = self.index.to_classes(self.judgement.learned)
+        return round(float(learned[kept].mean() - learned[valid].mean()))
+
+    def surrogate(self, has_previous: bool) -> Surrogate:
+        """The surrogate objective, for the first segment or for later ones."""
+        context = SurrogateContext(
+            self.config,
+            self.network,
+            self.normalize,
+            self.layout,
+            has_previous,
+            lambda: self.experts,
+        )
+        return SURROGATES[self.config.matching.surrogate](context)
 
     @cached_property
     def _programs(self) -> dict:
         return {}
 
     def programs(self, size: int, has_previous: bool):
-        """Compiled `init` and `advance` for segments of a size.
+        """Compiled `init` and `advance` for segments of a size; `advance` feeds itself.
 
         The first segment has a program of its own: it has nothing to regularize on.
         """
         key = (size, has_previous and self.config.uses_previous)
         if key not in self._programs:
-            context = SurrogateContext(
-                self.config, self.network, self.normalize, self.layout, key[1]
-            )
+            surrogate = self.surrogate(key[1])
             optimizer = pixel_optimizer(
                 self.config,
                 pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
                 self.dataset.num_classes,
                 self.dataset.std,
             )
-            surrogate = SURROGATES[self.config.matching.surrogate](context)
             init, advance = segment_functions(
                 self.config, surrogate, optimizer, self.layout, size
             )
-            self._programs[key] = (
-                compiled(init),
-                compiled(advance, donate=("state",), static=("steps",)),
-            )
+            advance = compiled(advance, donate=("state",), static=("steps",))
+            self._programs[key] = compiled(init), _fed(advance, surrogate)
         return self._programs[key]
+
+
+def _fed(advance, surrogate: Surrogate):
+    """`advance` with what the surrogate needs from the host for its steps."""
+    if surrogate.feed is None:
+        return advance
+
+    def advance_fed(key, first, steps, state, task):
+        fed = surrogate.feed(key, first, steps, task)
+        return advance(key, first, steps=steps, state=state, task=task, fed=fed)
+
+    return advance_fed
 
 
 def check_fit(config: Config, dataset: Dataset) -> None:
@@ -140,6 +230,8 @@ def check_fit(config: Config, dataset: Dataset) -> None:
         "network_training.augmentation": config.network_training.augmentation,
         "evaluation.augmentation": config.evaluation.augmentation,
     }
+    if needs_experts(config):
+        strategies["trajectory.augmentation"] = config.trajectory.augmentation
     for name, strategy in strategies.items():
         try:
             if parse_strategy(strategy).flip and not dataset.flip:
@@ -161,6 +253,10 @@ def check_fit(config: Config, dataset: Dataset) -> None:
             network = _create_network(spec or config.network, dataset, config)
             if name == "network":
                 problems.extend(_statistics_problem(config, network))
+            if name == "network" and needs_experts(config):
+                check_size(config, flattening(network)[0])
+        except ConfigError as error:
+            problems.extend(error.problems)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -196,7 +292,7 @@ def prepare(
         index_classes(np.asarray(dataset.train_labels), dataset.num_classes),
         journal,
         workdir,
-        data_directory(config.data.data_dir) / "difficulty",
+        data_directory(config.data.data_dir),
         should_stop,
     )
 

@@ -55,9 +55,14 @@ def segment_task(run: Run, state: RunState) -> Task:
     """What the segment of a stage is matched to."""
     sizes = run.config.segment_sizes
     places = max(1, sum(sizes) - sizes[-1])
-    previous = spread(run.layout, state.finished[:, :places])
-    count = jnp.int32(sum(sizes[: state.stage]))
-    return Task(run.data, make_pool(state.kept, run.layout), previous, count)
+    return Task(
+        run.data,
+        make_pool(state.kept, run.layout),
+        spread(run.layout, state.finished[:, :places]),
+        jnp.int32(sum(sizes[: state.stage])),
+        run.beginning(state.kept, sizes[state.stage]),
+        jnp.int32(run.epoch_shift(state.kept)),
+    )
 
 
 def begin_segment(run: Run, state: RunState) -> RunState:

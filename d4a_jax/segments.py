@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from d4a_jax import rng
+from d4a_jax.beginnings import frozen_images
 from d4a_jax.config import Config
 from d4a_jax.formation import compose
 from d4a_jax.parallel import Layout, map_items
@@ -110,10 +111,11 @@ def per_class_sgd(
 def initial_pixels(
     key: jax.Array, task: Task, size: int, config: Config, layout: Layout
 ) -> jax.Array:
-    """The first images of a segment: mosaics of real images that the filter kept.
+    """The first images of a segment: mosaics of real images, see `beginnings`.
 
     Multi-formation's mosaics hold factor**2 downscaled images each (IDC), drawn for
-    each class without replacement from its pool; or noise around gray.
+    each class without replacement from `task.beginning`, or taken in its order for a
+    window; or noise around gray.
 
     Returns:
       float32 `[C, size, h, w, c]` in [0, 1].
@@ -122,19 +124,24 @@ def initial_pixels(
     count = size * factor**2
 
     def of_class(key, items, index):
-        data, pool = items
+        data, beginning = items
         label = data.labels[index]
         key = jax.random.fold_in(key, label)
         if config.synthetic.init == "noise":
             shape = (size, *data.images.shape[2:])
             return jnp.clip(jax.random.normal(key, shape) / 4 + 0.5, 0.0, 1.0)
-        positions = pool.positions[index]
-        available = jnp.maximum(pool.counts[index], 1)
-        drawn = rng.sample_without_replacement(key, available, len(positions), count)
+        positions = beginning.positions[index]
+        available = jnp.maximum(beginning.counts[index], 1)
+        if config.synthetic.init == "window":
+            drawn = jnp.arange(count) % available
+        else:
+            drawn = rng.sample_without_replacement(
+                key, available, len(positions), count
+            )
         images = data.images[index, positions[drawn]].astype(jnp.float32) / 255.0
         return compose(images, factor)
 
-    return map_items(layout, of_class, key, (task.data, task.pool))
+    return map_items(layout, of_class, key, (task.data, task.beginning))
 
 
 def segment_functions(
@@ -155,13 +162,14 @@ def segment_functions(
 
     Returns:
       `init`: (key, task) -> SegmentState, and
-      `advance`: (key, first step, steps, state, task) -> (SegmentState, metrics), where
-      `steps` is static and metrics are arrays `[steps]`, but for `diverged`, bool
-      `[steps, C]`: classes whose pixels or gradient are no longer finite. A step
-      depends on the key and its number alone, so any division into calls gives the
-      same result.
+      `advance`: (key, first step, steps, state, task, fed) -> (SegmentState, metrics),
+      where `steps` is static, `fed` what the surrogate's `feed` returned and metrics
+      are arrays `[steps]`, but for `diverged`, bool `[steps, C]`: classes whose pixels
+      or gradient are no longer finite. A step depends on the key and its number alone,
+      so any division into calls gives the same result.
     """
     matching = config.matching
+    moves = jnp.arange(size) >= frozen_images(config.synthetic, size)
 
     def init(key: jax.Array, task: Task) -> SegmentState:
         pixels = initial_pixels(rng.stream(key, "pixels"), task, size, config, layout)
@@ -172,18 +180,19 @@ def segment_functions(
         starts = (matching.clip == "step") | (step % matching.inner_iterations == 0)
         pixels = jnp.where(starts, jnp.clip(state.pixels, 0.0, 1.0), state.pixels)
         result, inner = surrogate.update(key, step, state.surrogate, pixels, task)
-        updates, opt_state = optimizer.update(result.gradient, state.opt_state)
+        gradient = jnp.where(moves[:, None, None, None], result.gradient, 0.0)
+        updates, opt_state = optimizer.update(gradient, state.opt_state)
         pixels = optax.apply_updates(pixels, updates)
         diverged = ~(_finite(pixels) & _finite(result.gradient))
         metrics = {**result.metrics, DIVERGED: diverged}
         return SegmentState(pixels, opt_state, inner), metrics
 
-    def advance(key, first, steps: int, state: SegmentState, task: Task):
-        return lax.scan(
-            lambda state, step: one(key, step, state, task),
-            state,
-            first + jnp.arange(steps),
-        )
+    def advance(key, first, steps: int, state: SegmentState, task: Task, fed=None):
+        def step(state, inputs):
+            number, own = inputs
+            return one(key, number, state, task._replace(fed=own))
+
+        return lax.scan(step, state, (first + jnp.arange(steps), fed))
 
     return init, advance
 

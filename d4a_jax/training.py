@@ -83,6 +83,14 @@ def step_decay(
     return schedule
 
 
+def constant(
+    learning_rate: float, total_steps: int | jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+    """The learning rate itself in every step."""
+    del total_steps
+    return lambda step: jnp.full_like(step, learning_rate, jnp.float32)
+
+
 def start(
     key: jax.Array, network: Network, optimizer: optax.GradientTransformation
 ) -> NetworkState:

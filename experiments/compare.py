@@ -154,7 +154,7 @@ def _merged(values: dict, sections: dict) -> dict:
 def _without_flip(values: dict) -> dict:
     defaults = from_dict({}).to_dict()
     changes: dict[str, Any] = {}
-    for section in ("matching", "network_training", "evaluation"):
+    for section in ("matching", "trajectory", "network_training", "evaluation"):
         old = values.get(section, {}).get("augmentation")
         parts = (old or defaults[section]["augmentation"]).split("_")
         kept = "_".join(part for part in parts if part != "flip")

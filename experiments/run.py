@@ -71,6 +71,9 @@ def plan(config: Config, dataset: Dataset, workdir: Path) -> str:
     synthetic, matching = config.synthetic, config.matching
     sizes, classes = config.segment_sizes, dataset.num_classes
     shape = " x ".join(map(str, dataset.image_shape))
+    objective = matching.surrogate
+    if objective != "trajectory":
+        objective += f" by {matching.distance}"
     selected = "the filter" if config.filter.enabled else "no filter"
     selected += " with the noise guard" if config.filter.guard else ""
     devices = _devices(config)
@@ -80,7 +83,7 @@ def plan(config: Config, dataset: Dataset, workdir: Path) -> str:
         "Distilled": f"{synthetic.images_per_class} images per class in {len(sizes)} "
         f"segment(s) of {', '.join(map(str, sizes))}; factor {synthetic.factor}",
         "Matching": f"{len(sizes)} x {config.steps_per_segment:,} steps on all "
-        f"classes, {matching.surrogate} by {matching.distance} on {config.network}",
+        f"classes, {objective} on {config.network}",
         "Selection": f"{selected}; regularizer {config.regularizer.name}",
         "Devices": ", ".join(devices),
         "Workdir": str(workdir),

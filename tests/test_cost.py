@@ -54,3 +54,13 @@ def test_total_passes_count_training_on_stages():
     config = make(network_training={"stage_epochs": 3})
     # Five networks of the second segment see 4 formed images of 4 classes, 3 times.
     assert total_passes(config, 4) - total_passes(make(), 4) == 3 * 5 * 3 * 4 * 4
+
+
+@pytest.mark.parametrize("batch_syn, second", [(None, 4 * 12), (20, 20)])
+def test_students_pass_over_the_batches_of_the_union(batch_syn, second):
+    """Four classes: 16 formed images in the first segment, 48 in both, three steps."""
+    config = make(
+        matching={"surrogate": "trajectory"},
+        trajectory={"student_steps": 3, "batch_syn": batch_syn},
+    )
+    assert total_passes(config, 4) == 10 * 3 * 9 * (16 + second)

@@ -1,4 +1,4 @@
-"""The matching loss: distances between gradients and their pixel gradients."""
+"""The matching losses and their pixel gradients."""
 
 from d4a_jax.matching.distance import DISTANCES, distance
 from d4a_jax.matching.gradient import (
@@ -8,13 +8,17 @@ from d4a_jax.matching.gradient import (
     pixel_gradient,
     select_layers,
 )
+from d4a_jax.matching.unroll import Unrolled, trajectory_loss, unroll
 
 __all__ = [
     "DISTANCES",
     "MatchedLayers",
+    "Unrolled",
     "class_loss",
     "distance",
     "matched_gradient",
     "pixel_gradient",
     "select_layers",
+    "trajectory_loss",
+    "unroll",
 ]

@@ -10,12 +10,14 @@ from d4a_jax.surrogates.cafe import cafe
 from d4a_jax.surrogates.distribution import distribution_matching
 from d4a_jax.surrogates.gradient import gradient_matching
 from d4a_jax.surrogates.inversion import inversion
+from d4a_jax.surrogates.trajectory import trajectory_matching
 
 SURROGATES = {
     "gradient": gradient_matching,
     "distribution": distribution_matching,
     "cafe": cafe,
     "inversion": inversion,
+    "trajectory": trajectory_matching,
 }
 
 __all__ = [
@@ -28,4 +30,5 @@ __all__ = [
     "distribution_matching",
     "gradient_matching",
     "inversion",
+    "trajectory_matching",
 ]

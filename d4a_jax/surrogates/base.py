@@ -10,6 +10,7 @@ from d4a_jax.networks import Network
 from d4a_jax.parallel import Layout
 from d4a_jax.real_data import Pool, RealData
 from d4a_jax.training import Normalization
+from d4a_jax.trajectories import Experts
 
 
 class Task(NamedTuple):
@@ -22,12 +23,19 @@ class Task(NamedTuple):
         the first `num_previous` of the p places are filled, so that the shape, and
         with it the compiled program, is the same for all segments.
       num_previous: int32 scalar.
+      beginning: the real images that the segment may begin with.
+      epoch_shift: int32 scalar, by how many epochs experts learn the kept images later
+        than all of them; zero where no surrogate asks for it.
+      fed: what the surrogate's `feed` has for the step at hand.
     """
 
     data: RealData
     pool: Pool
     previous: jax.Array
     num_previous: jax.Array
+    beginning: Pool | None = None
+    epoch_shift: jax.Array | int = 0
+    fed: Any = None
 
 
 class StepResult(NamedTuple):
@@ -45,18 +53,24 @@ class Surrogate(NamedTuple):
       update: (key, step, state, pixels, task) -> (StepResult, state); `pixels` are
         float32 `[C, n, h, w, c]` in [0, 1], `step` counts from 0 within the segment
         and keys are derived from it.
+      feed: (key, first step, steps, task) -> tree of arrays `[steps, ...]`, or None
+        where nothing is needed. Runs on the host before every call of the compiled
+        program, with `update`'s key; of the tree, each step finds its own part in
+        `task.fed`. It is for what is too large to be on the devices as a whole.
     """
 
     init: Callable[[jax.Array, Task], Any]
     update: Callable[
         [jax.Array, jax.Array, Any, jax.Array, Task], tuple[StepResult, Any]
     ]
+    feed: Callable[[jax.Array, int, int, Task], Any] | None = None
 
 
 class SurrogateContext(NamedTuple):
     """The static surroundings from which a surrogate is built.
 
     `has_previous` is False for the first segment, which has nothing to regularize on.
+    `experts` opens the expert trajectories; those that are missing are trained first.
     """
 
     config: Config
@@ -64,3 +78,4 @@ class SurrogateContext(NamedTuple):
     normalize: Normalization
     layout: Layout
     has_previous: bool
+    experts: Callable[[], Experts] | None = None

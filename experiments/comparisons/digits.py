@@ -25,6 +25,14 @@ _ONE_SEGMENT = {"segments": 1}
 _IDC = {"learning_rate": 0.5, "inner_iterations": 10}
 _IDC_NETWORKS = {"images_per_step": 128}
 _DC_NETWORKS = {"images_per_step": 500}
+_MTT = {"learning_rate": 20.0, "pixels": "unit"}
+_EXPERTS = {
+    "experts": 10,
+    "epochs": 20,
+    "batch_size": 64,
+    "max_start_epoch": 10,
+    "student_steps": 10,
+}
 
 METHODS = {
     "random": {"baseline": "random"},
@@ -56,4 +64,6 @@ METHODS = {
         "network_training": _IDC_NETWORKS,
     },
     "d4a_dm": {"config": "cifar10_d4a_dm"},
+    "mtt": {"config": "cifar10_mtt", "matching": _MTT, "trajectory": _EXPERTS},
+    "d4a_mtt": {"config": "cifar10_d4a_mtt", "matching": _MTT, "trajectory": _EXPERTS},
 }

@@ -17,6 +17,10 @@ Sources of the defaults, by section:
                         5e-3, momentum 0.5, 2000 networks of 100 steps, clipping when a
                         network starts; its learning rate counts the images per class of
                         the segment (ours; the same for one segment)
+    trajectory          published (MTT): 100 experts of 50 epochs, SGD 0.01 without
+                        momentum, batch 256; students of 30 steps on all images, two
+                        expert epochs ahead, start epochs below 20, step size 0.01
+                        learned at 1e-5
     network_training    published (IDC): 2000 images between steps, SGD 0.01, momentum
                         0.9, weight decay 5e-4, batch 64, CutMix 0.5
     filter              ours: three networks vote by their mean softmax; at least
@@ -92,6 +96,7 @@ def _shrink(config: ConfigDict) -> None:
     config.matching.inner_iterations = 2
     config.matching.batch_real = 8
     config.matching.batch_syn_max = 8
+    _shrink_trajectory(config.trajectory)
     config.network_training.batch_size = 16
     for name in ("stage_epochs", "pretrain_epochs"):
         config.network_training[name] = min(config.network_training[name], 1)
@@ -107,6 +112,18 @@ def _shrink(config: ConfigDict) -> None:
     config.evaluation.max_steps = 10
     config.evaluation.repeats = 2
     config.evaluation.batch_size = 16
+
+
+def _shrink_trajectory(trajectory: ConfigDict) -> None:
+    """Two experts and short students, with a window of the same kind."""
+    trajectory.experts = 2
+    trajectory.epochs = 4
+    trajectory.batch_size = 64
+    trajectory.min_start_epoch = min(trajectory.min_start_epoch, 1)
+    trajectory.max_start_epoch = 3
+    if trajectory.first_max_start_epoch:
+        trajectory.first_max_start_epoch = 2
+    trajectory.student_steps = 2
 
 
 def _narrow(network: str) -> str:

@@ -1,0 +1,254 @@
+"""Experts: trained once for a data set and a recipe, then read from the disk.
+
+Several are trained in one program. Each depends on its own number alone, so that a
+store that was interrupted, damaged or is to grow is completed by the missing ones.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from d4a_jax import fileio
+from d4a_jax.config import Config, ConfigError
+from d4a_jax.data import Dataset
+from d4a_jax.data.cache import exclusive
+from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
+from d4a_jax.networks import Network, create_network
+from d4a_jax.parallel import Layout, replicate
+from d4a_jax.training import Normalization, constant, steps_per_epoch
+from d4a_jax.trajectories.store import ExpertStore, stored_bytes
+
+# Experts trained at once on each device where there is memory for more than one.
+_TOGETHER = 10
+
+
+class Experts(NamedTuple):
+    """Trained experts; from `open_experts`.
+
+    Attributes:
+      store: where their parameters are.
+      count: how many.
+      ensemble: trains and applies networks of their kind.
+      digest: of the data and the recipe, 16 hexadecimal digits.
+    """
+
+    store: ExpertStore
+    count: int
+    ensemble: Ensemble
+    digest: str
+
+    def pairs(
+        self, experts: np.ndarray, epochs: np.ndarray, ahead: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where students start and where they shall end, float32 `[s, d]` each.
+
+        Args:
+          experts: int `[s]`.
+          epochs: int `[s]`, t; students start at the expert's epoch t.
+          ahead: M; they shall end at its epoch t + M.
+        """
+        places = list(zip(experts.tolist(), epochs.tolist(), strict=True))
+        start = np.stack([self.store.read(e, t) for e, t in places])
+        target = np.stack([self.store.read(e, t + ahead) for e, t in places])
+        return start, target
+
+    def trajectory(self, expert: int) -> dict:
+        """Variables of an expert after every epoch, stacked `[1 + epochs, ...]`."""
+        _, unflatten = flattening(self.ensemble.network)
+        flat = [self.store.read(expert, t) for t in range(1 + self.store.epochs)]
+        return jax.vmap(unflatten)(np.stack(flat))
+
+
+def flattening(network: Network) -> tuple[int, Callable[[jax.Array], dict]]:
+    """How a network is stored: its parameters, then its batch statistics.
+
+    Returns:
+      The size d, and the function from float32 `[d]` to the network's variables.
+    """
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    flat, unflatten = ravel_pytree(_ordered(zeros))
+
+    def variables(row):
+        params, stats = unflatten(row)
+        return {"params": params, "batch_stats": stats}
+
+    return flat.size, variables
+
+
+def _ordered(variables):
+    return variables["params"], variables["batch_stats"]
+
+
+def open_experts(
+    dataset: Dataset,
+    config: Config,
+    layout: Layout,
+    cache_dir: str | Path,
+    progress: ProgressHook | None = None,
+) -> Experts:
+    """Opens the experts of a configuration, and trains those that are missing.
+
+    Args:
+      dataset: what they are trained on.
+      config: `network` and `trajectory`; the run's seed has no part in them.
+      layout: the devices.
+      cache_dir: each data set and recipe has a folder of its own in it.
+      progress: called with (expert epochs done, expert epochs in all, figures).
+
+    Raises:
+      ConfigError: they would take more than `trajectory.max_gigabytes`, or more than
+        the disk has left.
+    """
+    identity = _identity(dataset, config)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    directory, settings = Path(cache_dir) / digest[:16], config.trajectory
+    ensemble = _ensemble(dataset, config, layout)
+    size, _ = flattening(ensemble.network)
+    check_size(config, size)
+    store = ExpertStore(directory, settings.epochs, size, settings.storage_dtype)
+    experts = Experts(store, settings.experts, ensemble, digest[:16])
+    with exclusive(directory):
+        missing = store.missing(settings.experts)
+        if missing:
+            _check_space(store, len(missing))
+            fileio.write_json_atomic(directory / "about.json", identity)
+            _train(dataset, experts, missing, progress)
+    return experts
+
+
+def needs_experts(config: Config) -> bool:
+    """Whether a run needs experts, for its surrogate or for its first images."""
+    matched = config.matching.surrogate == "trajectory"
+    return matched or config.synthetic.init == "correct"
+
+
+def check_size(config: Config, size: int) -> None:
+    """Refuses experts that would take more room than `trajectory.max_gigabytes`.
+
+    Args:
+      config: the run.
+      size: numbers that a network has.
+
+    Raises:
+      ConfigError: says how much they would take.
+    """
+    settings = config.trajectory
+    needed = 1e-9 * stored_bytes(
+        settings.experts, settings.epochs, size, settings.storage_dtype
+    )
+    if needed > settings.max_gigabytes:
+        raise ConfigError(
+            [
+                f"trajectory.max_gigabytes is {settings.max_gigabytes:g}, but "
+                f"{settings.experts} experts of {settings.epochs} epochs take "
+                f"{needed:.3g} GB; take fewer of either, trajectory.storage_dtype "
+                "'bfloat16', or allow more."
+            ]
+        )
+
+
+def _check_space(store: ExpertStore, experts: int) -> None:
+    needed = stored_bytes(experts, store.epochs, store.size, store.dtype)
+    free = shutil.disk_usage(store.directory).free
+    if needed > free:
+        raise ConfigError(
+            [
+                f"{experts} experts take {1e-9 * needed:.3g} GB, but the disk of "
+                f"{store.directory} has {1e-9 * free:.3g} GB left; choose another "
+                "data.data_dir or fewer trajectory.experts."
+            ]
+        )
+
+
+def _identity(dataset: Dataset, config: Config) -> dict[str, Any]:
+    """What an expert depends on, besides its number."""
+    recipe = config.to_dict()["trajectory"]
+    names = (
+        *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay"),
+        *("augmentation", "cutmix_probability", "storage_dtype"),
+    )
+    return {
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "network": config.network,
+        "recipe": {name: recipe[name] for name in names},
+        "compute_dtype": config.runtime.compute_dtype,
+    }
+
+
+def _ensemble(dataset, config, layout):
+    dtype = jnp.dtype(config.runtime.compute_dtype)
+    return Ensemble(
+        create_network(config.network, dataset.num_classes, dataset.image_shape, dtype),
+        config.trajectory,
+        Normalization(dataset.mean, dataset.std),
+        1,
+        layout,
+        config.runtime.predict_batch,
+        constant,
+    )
+
+
+def _train(
+    dataset: Dataset,
+    experts: Experts,
+    missing: list[int],
+    progress: ProgressHook | None,
+) -> None:
+    """Trains experts, group by group, and stores each group when it is done."""
+    ensemble = experts.ensemble
+    together = ensemble.layout.num_devices
+    if ensemble.layout.chunk != 1:
+        together *= _TOGETHER
+    images = np.asarray(dataset.train_images)
+    labels = np.asarray(dataset.train_labels, np.int32)
+    training = replicate(ensemble.layout, TrainingImages(images, labels))
+    epochs = experts.store.epochs
+    for first in range(0, len(missing), together):
+        group = missing[first : first + together]
+
+        def report(epoch, loss):
+            if progress:
+                done = first * epochs + len(group) * epoch
+                progress(done, len(missing) * epochs, {"loss": loss})
+
+        snapshots = _trajectories(ensemble, training, group, epochs, report)
+        for expert, trajectory in zip(group, snapshots, strict=True):
+            experts.store.write(expert, trajectory)
+
+
+def _trajectories(
+    ensemble: Ensemble,
+    training: TrainingImages,
+    group: list[int],
+    epochs: int,
+    report: Callable[[int, float], None],
+) -> np.ndarray:
+    """Trains a group; returns float32 `[E, 1 + epochs, d]`."""
+    count = len(training.labels)
+    per_epoch = steps_per_epoch(count, ensemble.recipe.batch_size)
+    flatten = jax.vmap(lambda v: ravel_pytree(_ordered(v))[0])
+
+    def snapshot(members):
+        variables = jax.tree.map(lambda x: x[: len(group)], members.state.variables)
+        return np.asarray(flatten(variables))
+
+    subsets = everything(count, count, len(group))
+    members = ensemble.begin(jax.random.key(0), group, subsets)
+    snapshots = [snapshot(members)]
+    for epoch in range(epochs):
+        members, losses = ensemble.advance(
+            training, members, epoch * per_epoch, (epoch + 1) * per_epoch, 0
+        )
+        snapshots.append(snapshot(members))
+        report(epoch + 1, float(losses[: len(group)].mean()))
+    return np.stack(snapshots, axis=1)

@@ -1,0 +1,61 @@
+"""When the experts learn each real image: the difficulty that trajectories know of."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from d4a_jax import fileio
+from d4a_jax.data import Dataset
+from d4a_jax.parallel import spread
+from d4a_jax.trajectories.experts import Experts
+
+# Experts that are asked, the first ones; their mean is all that is kept.
+_JUDGES = 3
+
+
+class Judgement(NamedTuple):
+    """What the experts say of every training image, float32 `[n]` each.
+
+    Attributes:
+      learned: mean number of epochs 0 ... T after which an expert is wrong on it. For
+        an image that stays learned it is the epoch from which it is right.
+      right: share of the experts that are right after the last epoch T.
+    """
+
+    learned: np.ndarray
+    right: np.ndarray
+
+
+def hits_by_epoch(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether the label has the largest logit: `[b, E]`, for `Ensemble.predict`."""
+    return (jnp.argmax(logits, axis=-1) == labels).T
+
+
+def judge(dataset: Dataset, experts: Experts) -> Judgement:
+    """Classifies the training images by the experts after every epoch.
+
+    Kept beside the experts, and read from there when asked again.
+    """
+    judges = min(experts.count, _JUDGES)
+    path = experts.store.directory / f"judgement-by-{judges}.npy"
+    if path.exists():
+        return Judgement(*np.load(path, allow_pickle=False))
+    layout, count = experts.ensemble.layout, len(dataset.train_labels)
+    images = np.asarray(dataset.train_images)
+    arrays = spread(layout, (images, np.asarray(dataset.train_labels, np.int32)))
+    hits = np.mean(
+        [
+            np.asarray(
+                experts.ensemble.predict(
+                    experts.trajectory(expert), *arrays, hits_by_epoch
+                )
+            )[:count]
+            for expert in range(judges)
+        ],
+        axis=0,
+    )
+    judgement = Judgement(np.sum(1.0 - hits, axis=1), hits[:, -1])
+    fileio.save_array_atomic(path, np.stack(judgement).astype(np.float32))
+    return judge(dataset, experts)

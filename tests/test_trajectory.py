@@ -1,0 +1,385 @@
+"""Trajectory matching: windows, student batches, one step, and whole runs."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from d4a_jax import rng
+from d4a_jax.config import ConfigError, TrajectoryConfig, from_dict
+from d4a_jax.data import from_arrays
+from d4a_jax.distillation import Interrupted, distill
+from d4a_jax.journal import Journal
+from d4a_jax.metrics import read_metrics
+from d4a_jax.networks import create_network
+from d4a_jax.parallel import make_layout
+from d4a_jax.real_data import RealData
+from d4a_jax.run import check_fit, prepare
+from d4a_jax.surrogates import SurrogateContext, Task, trajectory_matching
+from d4a_jax.surrogates.trajectory import (
+    ExpertPair,
+    draw_batches,
+    draw_starts,
+    window,
+)
+from d4a_jax.training import Normalization
+from d4a_jax.trajectories import Judgement, flattening
+
+CLASSES, SHAPE, STEPS = 3, (8, 8, 3), 3
+KEY = jax.random.key(3)
+NORMALIZE = Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+
+
+# --- the window ----------------------------------------------------------------------
+
+
+def test_window_widens_with_the_steps():
+    settings = TrajectoryConfig(
+        epochs=50,
+        min_start_epoch=1,
+        first_max_start_epoch=10,
+        max_start_epoch=20,
+        expansion_steps=1000,
+    )
+    low, high = window(np.array([0, 99, 100, 550, 999, 1000, 9000]), settings, 0)
+    assert low.tolist() == [1] * 7
+    assert high.tolist() == [10, 10, 11, 15, 19, 20, 20]
+
+
+@pytest.mark.parametrize(
+    "shift, low, high", [(0, 2, 6), (3, 5, 9), (9, 5, 9), (-1, 1, 5), (-7, 0, 4)]
+)
+def test_window_moves_as_far_as_there_are_epochs(shift, low, high):
+    settings = TrajectoryConfig(
+        epochs=10, min_start_epoch=2, max_start_epoch=6, expert_epochs=2
+    )
+    found = window(np.arange(2), settings, shift)
+    np.testing.assert_array_equal(found, [[low, low], [high, high]])
+
+
+def test_starts_fill_the_window_and_depend_on_the_step_alone():
+    settings = TrajectoryConfig(
+        experts=5, epochs=10, min_start_epoch=2, max_start_epoch=6
+    )
+    experts, epochs = draw_starts(KEY, np.arange(400), settings, 1)
+    assert set(experts) == set(range(5)) and set(epochs) == {3, 4, 5, 6}
+    assert np.bincount(epochs)[3:].min() > 70
+    later = draw_starts(KEY, np.arange(300, 400), settings, 1)
+    np.testing.assert_array_equal(later, (experts[300:], epochs[300:]))
+
+
+# --- the student's batches -----------------------------------------------------------
+
+
+def make_config(**trajectory):
+    settings = {
+        "student_steps": STEPS,
+        "step_size": 0.2,
+        "step_size_learning_rate": 0.01,
+    }
+    return from_dict(
+        {
+            "network": "convnet:width=4:depth=1",
+            "synthetic": {"images_per_class": 2, "factor": 2},
+            "matching": {"surrogate": "trajectory", "augmentation": "none"},
+            "trajectory": settings | trajectory,
+        }
+    )
+
+
+def make_context(has_previous, **trajectory):
+    network = create_network("convnet:width=4:depth=1", CLASSES, SHAPE)
+    config, layout = make_config(**trajectory), make_layout(1)
+    return SurrogateContext(config, network, NORMALIZE, layout, has_previous, None)
+
+
+def make_task(num_previous):
+    """Three classes and one that only pads; room for two earlier images per class."""
+    rng = np.random.default_rng(0)
+    previous = rng.integers(0, 256, (CLASSES + 1, 2, *SHAPE), dtype=np.uint8)
+    labels = jnp.array([0, 1, 2, 2])
+    data = RealData(None, labels, jnp.array([4, 4, 4, 0]))
+    return Task(data, None, jnp.asarray(previous), num_previous, None, 0)
+
+
+def make_pixels():
+    rng = np.random.default_rng(1)
+    return jnp.asarray(rng.random((CLASSES + 1, 1, *SHAPE)), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "num_previous, filled", [(0, [2]), (1, [0, 2]), (2, [0, 1, 2])]
+)
+def test_a_pass_visits_every_formed_image_of_the_union_once(num_previous, filled):
+    context = make_context(True, batch_syn=5, student_steps=9)
+    task = make_task(num_previous)
+    student = jax.jit(lambda: draw_batches(KEY, context, make_pixels(), task))()
+    count = CLASSES * len(filled) * 4
+    per_pass = -(-count // 5)
+    formed = np.asarray(student.rows * 4 + student.tiles)
+    own = np.asarray(student.weights) == 1
+    wanted = [
+        (label * 3 + place) * 4 + tile
+        for label in range(CLASSES)
+        for place in filled
+        for tile in range(4)
+    ]
+    for first in range(0, 9 - per_pass + 1, per_pass):
+        steps = slice(first, first + per_pass)
+        assert sorted(formed[steps][own[steps]]) == wanted
+        assert own[steps].sum(1).tolist()[:-1] == [5] * (per_pass - 1)
+    np.testing.assert_array_equal(student.labels, np.repeat([0, 1, 2, 2], 3))
+    np.testing.assert_array_equal(student.images[2::3], make_pixels()[:, 0])
+    np.testing.assert_array_equal(
+        student.images[1], np.float32(task.previous[0, 1]) / np.float32(255)
+    )
+
+
+# --- one step ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def step():
+    """The surrogate's step on a union, and a student of three steps."""
+    context, task, pixels = make_context(True, batch_syn=7), make_task(1), make_pixels()
+    size, _ = flattening(context.network)
+    rng = np.random.default_rng(2)
+    start = jnp.asarray(rng.normal(0, 0.3, size), jnp.float32)
+    target = start + jnp.asarray(rng.normal(0, 0.05, size), jnp.float32)
+    task = task._replace(fed=ExpertPair(start, target, jnp.int32(4)))
+    surrogate = trajectory_matching(context)
+    state = surrogate.init(KEY, task)
+    result, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, task)
+    return context, task, pixels, state, result, after
+
+
+def explicit_loss(context, task, pixels, step_size):
+    """The student written out step by step, differentiable as a whole."""
+    _, unflatten = flattening(context.network)
+    start = unflatten(task.fed.start)["params"]
+    target = unflatten(task.fed.target)["params"]
+    student = draw_batches(rng.stream(KEY, "student", 6), context, pixels, task)
+    params = start
+    for i in range(STEPS):
+        stored, tiles = student.images[student.rows[i]], student.tiles[i]
+        # Tiles of 4 x 4 pixels, enlarged bilinearly with half-pixel centers.
+        cut = stored.reshape(-1, 2, 4, 2, 4, 3)
+        cut = cut[jnp.arange(len(cut)), tiles // 2, :, tiles % 2]
+        formed = jax.image.resize(cut, (len(cut), *SHAPE), "bilinear")
+        images = (formed - jnp.array(NORMALIZE.mean)) / jnp.array(NORMALIZE.std)
+
+        def loss(params):
+            logits, _ = context.network.apply({"params": params}, images, True)
+            labels = jax.nn.one_hot(student.labels[student.rows[i]], CLASSES)
+            losses = -jnp.sum(jax.nn.log_softmax(logits) * labels, 1)
+            return jnp.sum(losses * student.weights[i]) / jnp.sum(student.weights[i])
+
+        gradient = jax.grad(loss)(params)
+        params = jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
+    far = lambda a, b: sum(
+        jnp.sum((x - y) ** 2) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    )
+    return far(params, target) / far(start, target)
+
+
+def test_a_step_has_the_gradient_of_the_written_out_student(step):
+    context, task, pixels, state, result, after = step
+    value, (by_pixels, by_step_size) = jax.jit(
+        jax.value_and_grad(
+            lambda p, a: explicit_loss(context, task, p, a), argnums=(0, 1)
+        )
+    )(pixels, state.step_size)
+    chex.assert_shape(result.gradient, pixels.shape)
+    np.testing.assert_allclose(result.metrics["matching_loss"], value, rtol=1e-4)
+    scale = np.abs(by_pixels).max()
+    np.testing.assert_allclose(result.gradient, by_pixels, atol=1e-4 * scale)
+    np.testing.assert_array_equal(result.gradient[CLASSES], 0.0)
+    # Momentum SGD begins with a plain step.
+    moved = (state.step_size - after.step_size) / 0.01
+    np.testing.assert_allclose(moved, by_step_size, rtol=1e-3)
+    assert result.metrics["start_epoch"] == 4
+
+
+def test_a_loss_above_the_limit_moves_nothing(step):
+    _, task, pixels, state, result, _ = step
+    limit = float(result.metrics["matching_loss"]) * 0.99
+    surrogate = trajectory_matching(
+        make_context(True, batch_syn=7, skip_loss_above=limit)
+    )
+    skipped, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, task)
+    np.testing.assert_array_equal(skipped.gradient, 0.0)
+    assert after.step_size == state.step_size
+    lost = task._replace(fed=task.fed._replace(start=task.fed.start * jnp.nan))
+    skipped, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, lost)
+    np.testing.assert_array_equal(skipped.gradient, 0.0)
+    assert after.step_size == state.step_size
+    assert skipped.metrics["matching_loss"] == np.float32(limit)
+
+
+# --- whole runs ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rng = np.random.default_rng(0)
+    centers = rng.integers(40, 215, (CLASSES, *SHAPE))
+
+    def split(per_class):
+        labels = np.repeat(np.arange(CLASSES), per_class)
+        noise = rng.normal(0, 60, (len(labels), *SHAPE))
+        images = np.clip(centers[labels] + noise, 0, 255).astype(np.uint8)
+        return images, labels.astype(np.int32)
+
+    return from_arrays("blobs", *split(12), *split(5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def run_config(folder, **sections):
+    values = {
+        "data": {"data_dir": str(folder)},
+        "network": "convnet:width=4:depth=1",
+        "synthetic": {"images_per_class": 3, "segments": [2, 1], "factor": 1},
+        "matching": {
+            "surrogate": "trajectory",
+            "augmentation": "color_crop",
+            "learning_rate": 1.0,
+            "learning_rate_scaling": "none",
+            "steps": "joint",
+            "outer_iterations": 4,
+            "inner_iterations": 1,
+        },
+        "trajectory": {
+            "experts": 2,
+            "epochs": 4,
+            "max_start_epoch": 2,
+            "batch_size": 16,
+            "student_steps": 3,
+            "step_size_learning_rate": 1e-6,
+        },
+        "filter": {"networks": 2, "min_per_class": 3},
+        "evaluation": {"repeats": 2, "max_steps": 6, "batch_size": 8},
+        "runtime": {"devices": 1, "checkpoint_seconds": 0.0},
+    }
+    for name, changes in sections.items():
+        values[name] = values.get(name, {}) | changes
+    return from_dict(values)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset, folder):
+    return distill(dataset, run_config(folder))
+
+
+def test_interrupted_run_continues_to_the_same_result(
+    dataset, undisturbed, folder, tmp_path
+):
+    calls = iter(range(100))
+    with pytest.raises(Interrupted):
+        distill(dataset, run_config(folder), tmp_path, lambda: next(calls) == 5)
+    resumed = distill(dataset, run_config(folder), tmp_path)
+    np.testing.assert_array_equal(resumed.images, undisturbed.images)
+    assert resumed.metadata["history"] == undisturbed.metadata["history"]
+    records = [r for r in read_metrics(tmp_path) if r["phase"] == "matching"]
+    assert [r["step"] for r in records] == list(range(1, 9))
+    sizes = [r["step_size"] for r in records]
+    # Learned within a segment, and begun anew with the next one.
+    assert sizes[0] == sizes[4] == pytest.approx(0.01)
+    assert len(set(sizes[:4])) == 4 and min(sizes) > 0
+    assert len(list((folder / "experts").iterdir())) == 1
+
+
+def test_neither_calls_nor_devices_matter(dataset, undisturbed, folder):
+    """Three classes on two devices: one class of the second device only pads."""
+    if jax.device_count() < 2:
+        pytest.skip("needs two devices")
+    config = run_config(folder, runtime={"devices": 2, "steps_per_call": 4})
+    difference = distill(dataset, config).images.astype(int) - undisturbed.images
+    assert np.abs(difference).max() <= 1
+    assert (difference != 0).mean() < 0.02
+
+
+def test_frozen_images_of_a_window_are_the_hardest_after_the_skipped(dataset, folder):
+    synthetic = {
+        "segments": 1,
+        "init": "window",
+        "skip_hardest": 1.0,
+        "frozen_share": 0.34,
+    }
+    config = run_config(
+        folder,
+        synthetic=synthetic,
+        difficulty={"max_steps": 6},
+        evaluation={"enabled": False},
+    )
+    result = distill(dataset, config)
+    losses = np.load(next((folder / "difficulty").glob("*.npy")))[0]
+    for label in range(CLASSES):
+        members = np.flatnonzero(dataset.train_labels == label)
+        ranked = members[np.argsort(-losses[members], kind="stable")]
+        own = result.images[result.labels == label]
+        np.testing.assert_array_equal(own[0], dataset.train_images[ranked[3]])
+        assert (own[1] != dataset.train_images[ranked[4]]).any()
+        moved = own[1].astype(int) - dataset.train_images[ranked[4]]
+        assert np.abs(moved).mean() < 40
+
+
+def test_experts_choose_the_beginning_and_the_shift(dataset, folder):
+    """With a planted judgement: image i of a class is learned after i / 4 epochs."""
+    config = run_config(folder, synthetic={"init": "correct"})
+    run = prepare(config, dataset, Journal(None), None)
+    place = np.tile(np.arange(12), CLASSES)
+    vars(run)["judgement"] = Judgement(place / 4, (place < 5).astype(float))
+    kept = np.tile(np.arange(12) >= 3, (CLASSES, 1))
+    beginning = run.beginning(kept, 2)
+    assert beginning.counts.tolist() == [2] * CLASSES
+    np.testing.assert_array_equal(beginning.positions[:, :2], [[3, 4]] * CLASSES)
+    assert run.epoch_shift(np.ones_like(kept)) == 0
+    # Their mean places are 7 and 10.5 instead of 5.5: 0.375 and 1.25 epochs later.
+    assert run.epoch_shift(kept) == 0
+    assert run.epoch_shift(np.tile(np.arange(12) >= 10, (CLASSES, 1))) == 1
+    still = run_config(folder, trajectory={"epochs_follow_filter": False})
+    run = prepare(still, dataset, Journal(None), None)
+    assert run.epoch_shift(kept) == 0
+
+
+# --- bad input -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"trajectory": {"epochs": 20}}, "epochs is 20.*at least 21"),
+        ({"trajectory": {"min_start_epoch": 20}}, "is 20; it must be below 20"),
+        ({"trajectory": {"first_max_start_epoch": 30}}, "is 30; it must be at most"),
+        (
+            {
+                "matching": {"surrogate": "trajectory"},
+                "regularizer": {"name": "anchor"},
+            },
+            "regularizer.name is 'anchor'.*must be 'none'",
+        ),
+        (
+            {"synthetic": {"frozen_share": 0.5, "init": "noise"}},
+            "frozen_share is 0.5.*must be 0",
+        ),
+    ],
+)
+def test_contradictions_are_named(values, words):
+    with pytest.raises(ConfigError, match=words):
+        from_dict(values)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_trained(dataset, folder):
+    config = run_config(folder, trajectory={"experts": 10**7, "max_gigabytes": 1.0})
+    upright = dataclasses.replace(dataset, flip=False)
+    with pytest.raises(ConfigError) as error:
+        check_fit(config, upright)
+    text = "\n".join(error.value.problems)
+    assert "trajectory.augmentation" in text and "max_gigabytes is 1" in text
