@@ -234,8 +234,9 @@ class EvaluationConfig:
 class RuntimeConfig:
     """How the work is laid out on the hardware; none of it changes the result.
 
-    `compute_dtype` is the exception: bfloat16 rounds inside the networks. Zero leaves
-    a choice to the backend.
+    `compute_dtype` is the exception: bfloat16 rounds inside the networks. So is, after
+    a divergence, `steps_per_call`, see `divergence`. Zero leaves a choice to the
+    backend.
     """
 
     compute_dtype: str = _field("float32", choices=("float32", "bfloat16"))

@@ -12,6 +12,7 @@ image has been matched to. Among the rates whose mean loss is within one standar
 import dataclasses
 import hashlib
 import json
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -177,7 +178,7 @@ def _save(run: Run, result: RangeTest) -> None:
         series,
         "matching.learning_rate",
         "matching loss, relative to no step",
-        x_log=True,
+        ticks={math.log10(r): f"{r:g}" for r in result.rates[1::2] if r},
     )
     rows = list(zip(result.rates, result.losses.mean(1).tolist()))
     figures.save(run.workdir / _FILE, figure, (("learning rate", "loss"), rows))
@@ -189,5 +190,7 @@ def _curves(result: RangeTest):
     losses = dict(zip(result.rates, result.losses.mean(1)))
     start = losses.get(0.0, 1.0)
     shown = {r: loss / start for r, loss in losses.items() if r and np.isfinite(loss)}
-    yield "frozen after the trial", list(shown), list(shown.values())
-    yield f"chosen: {result.chosen:g}", [result.chosen], [shown[result.chosen]]
+    positions = [math.log10(rate) for rate in shown]
+    yield "frozen after the trial", positions, list(shown.values())
+    chosen = result.chosen
+    yield f"chosen: {chosen:g}", [math.log10(chosen)], [shown[chosen]]

@@ -173,7 +173,10 @@ def files(directory):
 def test_damage_anywhere_is_named_or_without_consequence(
     dataset, tmp_path, surrogate, complete
 ):
-    """Every file that a run leaves: a flipped bit, a cut, nothing left, no file."""
+    """Every kind of file that a run leaves: a flipped bit, a cut, empty, missing.
+
+    Of a checkpoint's many files a few; `test_checkpoint.py` goes through all of them.
+    """
     surrogate(noise())
     expected = distill(dataset, make_config())
     whole, directory = tmp_path / "whole", tmp_path / "damaged"
@@ -187,6 +190,9 @@ def test_damage_anywhere_is_named_or_without_consequence(
     newest = str(max(int(n.parts[1]) for n in names if n.parts[0] == "checkpoints"))
     names = [n for n in names if n.parts[0] != "checkpoints" or n.parts[1] == newest]
     random, refused = np.random.default_rng(int(complete)), set()
+    of_checkpoint = [name for name in names if name.parts[0] == "checkpoints"]
+    left_out = random.permutation(len(of_checkpoint))[4:]
+    names = [n for n in names if n not in [of_checkpoint[i] for i in left_out]]
     for number, name in enumerate(names):
         shutil.rmtree(directory, ignore_errors=True)
         shutil.copytree(whole, directory)
@@ -283,7 +289,7 @@ def test_a_run_continues_after_a_full_disk(tmp_path):
     """On ever larger disks, each of which fills up at another moment."""
     program = f"""
 import subprocess, sys
-disk, sizes = {str(tmp_path / "disk")!r}, [40, 120, 200, 320, 65536]
+disk, sizes = {str(tmp_path / "disk")!r}, [40, 200, 65536]
 mount = lambda *options: subprocess.run(["mount", *options, disk], check=True)
 mount("-t", "tmpfs", "-o", "size=20k", "tmpfs")
 for size in sizes:
