@@ -67,13 +67,11 @@ class Row:
       name: in tables.
       config: with the number of steps that its budget pays for.
       baseline: a name in `_BASELINES` where nothing is distilled.
-      cost: what its distillation takes; None for a baseline.
     """
 
     name: str
     config: Config
     baseline: str | None
-    cost: budget.Budget | None
 
 
 class Sweep:
@@ -126,15 +124,21 @@ class Sweep:
         values["data"] = values.get("data", {}) | self._data
         config = from_dict(values | {"seed": seed})
         if baseline:
-            return Row(name, config, baseline, None)
+            return Row(name, config, baseline)
         if limit == "flops":
-            paid = self.row(self.reference, seed).cost.total
+            paid = self.cost(self.row(self.reference, seed)).total
             config = budget.with_flops(config, self.dataset(config), paid)
         elif limit is not None:
             raise ConfigError([f"{name}: budget is {limit!r}; it must be 'flops'."])
-        if name not in self._costs:
-            self._costs[name] = budget.count(config, self.dataset(config))
-        return Row(name, config, None, self._costs[name])
+        return Row(name, config, None)
+
+    def cost(self, row: Row) -> budget.Budget | None:
+        """What a row's distillation takes; None for a baseline."""
+        if row.baseline:
+            return None
+        if row.name not in self._costs:
+            self._costs[row.name] = budget.count(row.config, self.dataset(row.config))
+        return self._costs[row.name]
 
 
 class Clock:
@@ -190,8 +194,8 @@ def load_sweep(path: str, data: dict[str, Any] | None = None) -> Sweep:
 
 
 def run_row(
+    sweep: Sweep,
     row: Row,
-    dataset: Dataset,
     workdir: Path,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict:
@@ -201,7 +205,7 @@ def run_row(
       ConfigError: the directory holds a row of another configuration.
       WorkdirBusyError: another process works on it.
     """
-    done = workdir / "row.json"
+    done, dataset = workdir / "row.json", sweep.dataset(row.config)
     with fileio.WorkdirLock(workdir):
         if done.exists():
             return _finished(done, row)
@@ -211,8 +215,9 @@ def run_row(
         else:
             distilled = distill(dataset, row.config, workdir, clock)
             record = _figures(distilled.metadata["history"])
+        cost = sweep.cost(row)
         record |= {
-            "cost": row.cost and row.cost._asdict() | {"total": row.cost.total},
+            "cost": cost and cost._asdict() | {"total": cost.total},
             "minutes": clock.seconds / 60,
             "hardware": _hardware(),
             "baseline": row.baseline,
@@ -294,7 +299,7 @@ def run_sweep(
         logger.info("row %d of %d: %s, seed %d", place, total, name, seed)
         directory = workdir / f"{name}-seed{seed}"
         try:
-            record = run_row(row, sweep.dataset(row.config), directory, should_stop)
+            record = run_row(sweep, row, directory, should_stop)
         except (fileio.WorkdirBusyError, DivergenceError) as error:
             logger.warning("%s is left out: %s", directory.name, error)
             continue
@@ -321,7 +326,8 @@ def main(unused_argv) -> int:
             names = sweep.names(_ROWS.value)
             if _PLAN.value:
                 rows = [sweep.row(name, _SEEDS.value[0]) for name in names]
-                print(sweep_table.plan(rows))
+                costs = {row.name: sweep.cost(row) for row in rows}
+                print(sweep_table.plan(costs))
                 return 0
             workdir = Path(_WORKDIR.value)
             print(run_sweep(sweep, names, _SEEDS.value, workdir, should_stop))
