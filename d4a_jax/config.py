@@ -7,6 +7,7 @@ defaults. `from_dict` builds one from nested mappings (such as an
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,10 +21,14 @@ class ConfigError(ValueError):
         super().__init__("\n".join(problems))
 
 
-def _field(default, *, low=None, high=None, above=None, choices=None):
-    """A field with the range or the choices of its values."""
-    rule = {"low": low, "high": high, "above": above, "choices": choices}
+def _field(default, **rule):
+    """A field with the range (low, high, above) or the choices of its values."""
     return dataclasses.field(default=default, metadata=rule)
+
+
+# Steps and sizes are 32-bit numbers in the compiled programs.
+_MOST = 2**31 - 1
+_WHOLE = {"high": _MOST}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +193,7 @@ class Config:
     regularizer: RegularizerConfig = RegularizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
-    seed: int = _field(0, low=0, high=2**31 - 1)
+    seed: int = _field(0, low=0)
 
     @property
     def segment_sizes(self) -> tuple[int, ...]:
@@ -295,10 +300,10 @@ def _check(name, value, hint, rule):
         bad = [item for item in value if not _is_int(item)]
         if bad or not value:
             return value, f"{name} is {value!r}; it must be one or more whole numbers."
-        worst = next((p for p in (_range(name, v, rule) for v in value) if p), None)
-        return value, worst
+        ranges = (_range(name, item, _WHOLE | rule) for item in value)
+        return value, next((problem for problem in ranges if problem), None)
     if int in options and _is_int(value):
-        return int(value), _range(name, value, rule)
+        return int(value), _range(name, value, _WHOLE | rule)
     if float in options and isinstance(value, (int, float)) and _is_finite(value):
         return float(value), _range(name, float(value), rule)
     if bool in options and isinstance(value, bool):
@@ -313,7 +318,10 @@ def _is_int(value):
 
 
 def _is_finite(value):
-    return not isinstance(value, bool) and abs(value) < float("inf")
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # A whole number beyond the floats.
+        return False
 
 
 def _type_name(options):
@@ -368,6 +376,12 @@ def _cross_checks(config: Config) -> Iterator[str]:
         yield (
             f"synthetic.segments is {synthetic.segments}; it must be at most "
             f"synthetic.images_per_class = {total}."
+        )
+    if config.steps_per_segment * len(config.segment_sizes) > _MOST:
+        yield (
+            f"matching.outer_iterations * inner_iterations is "
+            f"{config.steps_per_segment} for each segment; all segments together may "
+            f"take at most {_MOST} steps."
         )
     calls = config.runtime.steps_per_call
     if calls and config.steps_per_segment % calls:

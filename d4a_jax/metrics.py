@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from d4a_jax.log import logger
 
 from d4a_jax import fileio
+from d4a_jax.log import logger
 
 _FILE = "metrics.jsonl"
 _RESERVED = ("time", "step")

@@ -87,9 +87,10 @@ def conflict(gradient: Gradient, context: RegularizerContext) -> jax.Array:
     """
 
     def opposition(new, old):
-        # A zero gradient opposes nothing; its plain norm would have no derivative.
+        # A zero gradient opposes nothing, and its plain norm would have no derivative.
+        product = jnp.vdot(new, old)
         norms = optax.safe_norm(new, 1e-12) * optax.safe_norm(old, 1e-12)
-        return jnp.maximum(0.0, -jnp.vdot(new, old) / norms)
+        return jnp.where(product < 0, -product / norms, 0.0)
 
     pairs = zip(gradient, context.previous, strict=True)
     return sum(opposition(new, old) for new, old in pairs)
