@@ -6,22 +6,23 @@ from typing import Any
 import numpy as np
 
 from experiments import cli
+from experiments.budget import Budget
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 _TERA = 1e12
 
 
-def plan(rows: Sequence[Any]) -> str:
-    """What rows will cost, as Markdown; see `sweep.Row`."""
+def plan(costs: Mapping[str, Budget | None]) -> str:
+    """What rows will cost, as Markdown."""
     header = ["row", "matching steps", "TFLOPs", "matching", "filter", "difficulty"]
     lines = []
-    for row in rows:
-        cost = row.cost
-        parts = (
-            (cost.total, cost.matching, cost.filtering, cost.difficulty) if cost else ()
-        )
-        figures = [f"{part / _TERA:.3g}" for part in parts] or ["–"] * 4
-        lines.append([row.name, f"{cost.steps:,}" if cost else "–", *figures])
+    for name, cost in costs.items():
+        if cost is None:
+            lines.append([name, *["–"] * 5])
+            continue
+        parts = (cost.total, cost.matching, cost.filtering, cost.difficulty)
+        figures = [f"{part / _TERA:.3g}" for part in parts]
+        lines.append([name, f"{cost.steps:,}", *figures])
     return cli.markdown_table(header, lines)
 
 

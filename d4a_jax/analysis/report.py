@@ -223,9 +223,15 @@ def _facts(distilled, train_count):
 
 
 def _protocol(metadata, analysis):
-    """(how the run tested, how the analysis did), as sentences; None where unknown."""
+    """How the run tested and how the analysis did, as sentences; None where unknown."""
     run = metadata.get("protocol")
+    lengths = [
+        (protocol["epochs"], protocol["max_steps"])
+        for protocol in (run, analysis and analysis["protocol"])
+        if protocol
+    ]
     return {
+        "same_length": len(set(lengths)) == 1,
         "run": _sentence(run) if run else None,
         "analysis": _sentence(analysis["protocol"]) if analysis else None,
     }
