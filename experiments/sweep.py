@@ -79,8 +79,9 @@ def main(_):
             data = rows[name]["data"]
             key = json.dumps(data, sort_keys=True)
             if key not in datasets:
-                datasets[key] = load_dataset(**data, data_dir=_DATA_DIR.value)
-            row = run_row(rows[name], seed, workdir / f"{name}-seed{seed}", datasets[key])
+                datasets[key] = load_dataset(**data | {"data_dir": _DATA_DIR.value})
+            directory = workdir / f"{name}-seed{seed}"
+            row = run_row(rows[name], seed, directory, datasets[key])
             results.setdefault(name, []).append(row)
             text = table(results)
             write_bytes_atomic(workdir / "table.md", text.encode())
