@@ -62,13 +62,9 @@ def run_row(
       ConfigError: if the directory holds another row, or the row is wrong.
     """
     values = dict(values)
-    baseline = values.pop("baseline", None)
-    soft_epochs = values.pop("soft_label_epochs", 0)
+    baseline, soft_epochs = (values.pop(key, None) for key in ROW_KEYS)
     config = from_dict(values | {"seed": seed})
-    identity = config.identity() | {
-        "baseline": baseline,
-        "soft_label_epochs": soft_epochs,
-    }
+    identity = config.identity() | dict(zip(ROW_KEYS, (baseline, soft_epochs)))
     done = workdir / "row.json"
     row = json.loads(done.read_text()) if done.exists() else None
     if row:
@@ -85,7 +81,10 @@ def run_row(
 
 
 def _check_same(found, wanted, workdir):
-    changed = differences(found, json.loads(json.dumps(wanted)))
+    # Rows of an older version lack options that have come since, with their defaults.
+    apart = {key: found.get(key) for key in ROW_KEYS}
+    sections = {key: value for key, value in found.items() if key not in ROW_KEYS}
+    changed = differences(from_dict(sections).identity() | apart, wanted)
     if changed:
         raise ConfigError(
             [
