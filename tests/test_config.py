@@ -213,5 +213,10 @@ def test_allowed_values_are_never_called_wrong_on_their_own(pairs):
         from_dict(nested(pairs))
     except ConfigError as error:
         # Only values that do not fit together may remain.
-        combined = ("synthetic.segments", "runtime.steps_per_call", "matching.match_")
+        combined = (
+            *("synthetic.segments", "synthetic.frozen_share", "runtime.steps_per_call"),
+            *("matching.match_", "matching.distance", "regularizer.name"),
+            *("trajectory.epochs", "trajectory.first_max_start_epoch"),
+            "trajectory.min_start_epoch",
+        )
         assert all(problem.startswith(combined) for problem in error.problems)
