@@ -34,6 +34,7 @@ _EXPORTS = {
     "realistic_patches": "patches",
     "save_distilled": "artifact",
     "select_images": "baselines",
+    "with_soft_labels": "soft_labels",
 }
 
 __all__ = ["__version__", *_EXPORTS]

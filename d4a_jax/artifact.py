@@ -5,6 +5,7 @@ On the disk it is a directory that needs nothing but NumPy and JSON to be read:
     images.npy      uint8 [n, h, w, c], the stored images
     labels.npy      int32 [n]
     segments.npy    int32 [n], the 0-based segment of each image
+    soft_logits.npy, soft_crops.npy    a teacher's labels, where there are any
     metadata.json   how to decode and normalize them, where they come from, digests
     gallery.png     a look at them
 """
@@ -28,6 +29,7 @@ SCHEMA_VERSION = 1
 _FORMAT = "d4a_jax.distilled"
 _METADATA = "metadata.json"
 _ARRAYS = ("images", "labels", "segments")
+_SOFT_ARRAYS = ("soft_logits", "soft_crops")
 _REQUIRED = ("class_names", "factor", "mean", "std")
 
 
@@ -49,17 +51,26 @@ class DistilledDataset:
       metadata: JSON-like description. Required: `class_names` (list of strings),
         `factor` (tiles per side), `mean` and `std` (per channel, of pixels in
         [0, 1]). Optional and kept in step by `prefix`: `segment_sizes` (stored images
-        per class of each segment) and `images_per_class` (their sum).
+        per class of each segment) and `images_per_class` (their sum); with soft labels
+        `temperature` is required.
+      soft_logits: float16 `[E, n * factor ** 2, num_classes]`, a teacher's logits for
+        the crops of E epochs, or None; the images are in the order of `formed`. See
+        `soft_labels`.
+      soft_crops: int16 `[E, n * factor ** 2, 4]`, top, left, side and flip of each
+        crop, or None.
     """
 
     images: np.ndarray
     labels: np.ndarray
     segments: np.ndarray
     metadata: dict[str, Any]
+    soft_logits: np.ndarray | None = None
+    soft_crops: np.ndarray | None = None
 
     def __post_init__(self):
         _check_metadata(self.metadata)
         _check_arrays(self)
+        _check_soft_labels(self)
 
     @property
     def num_classes(self) -> int:
@@ -78,8 +89,15 @@ class DistilledDataset:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that the stored pixels take."""
-        return self.images.nbytes
+        """Bytes that the stored pixels and soft labels take."""
+        return self.images.nbytes + self.label_bytes
+
+    @property
+    def label_bytes(self) -> int:
+        """Bytes that soft labels and their crops take; hard labels count as nothing."""
+        if self.soft_logits is None:
+            return 0
+        return self.soft_logits.nbytes + self.soft_crops.nbytes
 
     def formed(self) -> tuple[np.ndarray, np.ndarray]:
         """Decodes the stored images into those that networks train on.
@@ -118,8 +136,12 @@ class DistilledDataset:
             metadata["segment_sizes"] = list(metadata["segment_sizes"][:segments])
             if "images_per_class" in metadata:
                 metadata["images_per_class"] = sum(metadata["segment_sizes"])
+        soft = {}
+        if self.soft_logits is not None:
+            formed = np.tile(kept, self.factor**2)
+            soft = {name: getattr(self, name)[:, formed] for name in _SOFT_ARRAYS}
         return DistilledDataset(
-            self.images[kept], self.labels[kept], self.segments[kept], metadata
+            self.images[kept], self.labels[kept], self.segments[kept], metadata, **soft
         )
 
 
@@ -198,7 +220,8 @@ def _check_replaceable(path: Path) -> None:
 
 def _write_files(directory: Path, distilled: DistilledDataset) -> None:
     digests = {}
-    for name in _ARRAYS:
+    soft = _SOFT_ARRAYS if distilled.soft_logits is not None else ()
+    for name in (*_ARRAYS, *soft):
         file = f"{name}.npy"
         fileio.save_array_atomic(directory / file, getattr(distilled, name))
         digests[file] = fileio.sha256_file(directory / file)
@@ -216,7 +239,8 @@ def _digest(document: dict[str, Any]) -> str:
 def _read_files(path: Path) -> DistilledDataset:
     document = _read_metadata(path / _METADATA)
     arrays = {}
-    for name in _ARRAYS:
+    soft = [name for name in _SOFT_ARRAYS if f"{name}.npy" in document["sha256"]]
+    for name in (*_ARRAYS, *soft):
         file = path / f"{name}.npy"
         content = _read(file)
         if hashlib.sha256(content).hexdigest() != document["sha256"].get(file.name):
@@ -305,4 +329,26 @@ def _check_arrays(distilled: DistilledDataset) -> None:
         if found != length:
             raise ArtifactError(
                 f"metadata's {key} has {found} entries, but {length} are needed."
+            )
+
+
+def _check_soft_labels(distilled: DistilledDataset) -> None:
+    logits, crops = distilled.soft_logits, distilled.soft_crops
+    if logits is None and crops is None:
+        return
+    if logits is None or crops is None or "temperature" not in distilled.metadata:
+        raise ArtifactError(
+            "soft labels need logits, crops and the metadata's temperature together."
+        )
+    formed = len(distilled.images) * distilled.factor**2
+    wanted = (
+        ("soft_logits", logits, np.float16, distilled.num_classes),
+        ("soft_crops", crops, np.int16, 4),
+    )
+    for name, array, dtype, last in wanted:
+        shape = (len(logits), formed, last)
+        if array.dtype != dtype or array.shape != shape or not len(logits):
+            raise ArtifactError(
+                f"{name} are {array.dtype} {list(array.shape)}, but "
+                f"{np.dtype(dtype)} [epochs, {formed}, {last}] is needed."
             )

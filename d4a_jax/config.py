@@ -70,13 +70,18 @@ class MatchingConfig:
     (side / 32)**2` (IDC), with the images per class of the segment or of the total, or
     `learning_rate` itself. It counts pixels in [0, 1] or normalized ones (`pixels`).
 
-    `features` is what distribution matching matches; `early_weight`, the weight of all
-    maps but the last, and `discrimination`, that of the discrimination loss, are CAFE's.
-    `union` matches a segment together with the earlier ones (PDD).
+    `features` is what distribution matching matches. `early_weight`, the weight of all
+    maps but the last, and `discrimination`, that of the discrimination loss, are those
+    of CAFE.
+    `union` matches a segment together with the earlier ones (PDD). `statistics_weight`
+    is that of batch norm's statistics (SRe2L), and `optimizer` is momentum SGD or, with
+    a cosine decay over the segment and `momentum` as its first beta, Adam (SRe2L).
+    Momentum SGD steps after every class (IDC) or once for all (`steps`).
     """
 
     surrogate: str = _field(
-        "gradient", choices=("gradient", "distribution", "cafe", "trajectory")
+        "gradient",
+        choices=("gradient", "distribution", "cafe", "inversion", "trajectory"),
     )
     distance: str = _field("mse", choices=("mse", "l1", "cosine"))
     match_norm_and_bias: bool = False
@@ -84,15 +89,15 @@ class MatchingConfig:
     features: str = _field("embedding", choices=("embedding", "layers"))
     early_weight: float = _field(0.1, low=0.0)
     discrimination: float = _field(0.01, low=0.0)
+    statistics_weight: float = _field(1.0, low=0.0)
     union: bool = False
     batch_real: int = _field(64, low=1)
     batch_syn_max: int = _field(128, low=1)
     augmentation: str = "color_crop_cutout"
     learning_rate: float = _field(5e-3, above=0.0)
-    learning_rate_scaling: str = _field(
-        "segment", choices=("segment", "total", "none")
-    )
+    learning_rate_scaling: str = _field("segment", choices=("segment", "total", "none"))
     pixels: str = _field("unit", choices=("unit", "normalized"))
+    optimizer: str = _field("sgd", choices=("sgd", "adam"))
     momentum: float = _field(0.5, low=0.0, high=0.999)
     steps: str = _field("per_class", choices=("per_class", "joint"))
     outer_iterations: int = _field(2000, low=1)
@@ -142,6 +147,8 @@ class NetworkTrainingConfig:
     """How the network moves on between two matching steps (IDC: on real data).
 
     `synthetic` stands for the segment in the making and all earlier ones (DC, DSA).
+    Before anything else a fresh network takes `stage_epochs` passes over each union of
+    earlier segments (PDD) and `pretrain_epochs` over the data.
     """
 
     data: str = _field("all", choices=("all", "filtered", "earlier", "synthetic"))
@@ -453,12 +460,17 @@ def _cross_checks(config: Config) -> Iterator[str]:
             f"runtime.steps_per_call is {calls}; it must divide the "
             f"{config.steps_per_segment} matching steps of a segment."
         )
-    if synthetic.decode == "bound" and max(config.segment_sizes) > matching.batch_syn_max:
+    if (
+        synthetic.decode == "bound"
+        and max(config.segment_sizes) > matching.batch_syn_max
+    ):
         yield (
             f"matching.batch_syn_max is {matching.batch_syn_max} with synthetic.decode "
             f"'bound'; it must be at least the {max(config.segment_sizes)} images per "
             "class of the largest segment."
         )
+    if matching.surrogate == "inversion":
+        yield from _inversion_checks(config)
     yield from _trajectory_checks(config)
     if matching.surrogate in ("distribution", "cafe"):
         yield from _feature_checks(config)
@@ -509,8 +521,8 @@ def _feature_checks(config: Config) -> Iterator[str]:
     surrogate = config.matching.surrogate
     if config.matching.distance == "cosine":
         yield (
-            f"matching.distance is 'cosine' with matching.surrogate {surrogate!r}; mean "
-            "features have no output units, so it must be mse or l1."
+            f"matching.distance is 'cosine' with matching.surrogate {surrogate!r}; "
+            "mean features have no output units, so it must be mse or l1."
         )
     if config.regularizer.name == "replay":
         yield (
@@ -523,3 +535,24 @@ def _feature_checks(config: Config) -> Iterator[str]:
                 f"matching.{name} is True with matching.surrogate {surrogate!r}; it "
                 "chooses among gradients, so it must be False."
             )
+
+
+def _inversion_checks(config: Config) -> Iterator[str]:
+    """Options that the inversion of a teacher does not have."""
+    if config.regularizer.name != "none" or config.matching.union:
+        yield (
+            f"regularizer.name is {config.regularizer.name!r} and matching.union is "
+            f"{config.matching.union} with matching.surrogate 'inversion'; it takes no "
+            "account of earlier segments, so they must be 'none' and False."
+        )
+    if not config.network_training.pretrain_epochs:
+        yield (
+            "network_training.pretrain_epochs is 0 with matching.surrogate "
+            "'inversion'; the teacher has to be trained, so it must be at least 1."
+        )
+    if config.matching.outer_iterations > 1:
+        yield (
+            f"matching.outer_iterations is {config.matching.outer_iterations} with "
+            "matching.surrogate 'inversion'; a segment has one teacher, so it must "
+            "be 1."
+        )

@@ -12,9 +12,9 @@ from d4a_jax.config import Config
 # and a whole backward pass; synthetic ones that and the forward-mode pass along it.
 # Features take a forward pass, synthetic ones a backward pass for the activations too;
 # CAFE begins with another forward pass of both.
-_REAL = {"gradient": 3, "distribution": 1, "cafe": 2}
-_SYNTHETIC = {"gradient": 7, "distribution": 2, "cafe": 3}
-_CONSTANT = {"gradient": 3, "distribution": 1, "cafe": 1}
+_REAL = {"gradient": 3, "distribution": 1, "cafe": 2, "inversion": 0}
+_SYNTHETIC = {"gradient": 7, "distribution": 2, "cafe": 3, "inversion": 2}
+_CONSTANT = {"gradient": 3, "distribution": 1, "cafe": 1, "inversion": 0}
 _TRAINING = 3
 
 # An image in a student's step: its gradient on the way forward; on the way back the

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from d4a_jax import rng
+from d4a_jax.augment.crops import cut_crops
 from d4a_jax.formation import form_tiles
 from d4a_jax.networks import Network
 from d4a_jax.parallel import (
@@ -41,11 +42,32 @@ ProgressHook = Callable[[int, int, dict], None]
 Schedule = Callable[[float, int | jax.Array], Callable[[jax.Array], jax.Array]]
 
 
+class SoftLabels(NamedTuple):
+    """A teacher's labels for stored crops; see `soft_labels`.
+
+    Attributes:
+      logits: float16 `[E, n * factor ** 2, classes]`.
+      crops: int16 `[E, n * factor ** 2, 4]`.
+      temperature: float32 scalar.
+    """
+
+    logits: jax.Array
+    crops: jax.Array
+    temperature: jax.Array
+
+
 class TrainingImages(NamedTuple):
-    """Stored images uint8 `[n, h, w, c]` and labels int32 `[n]`; all networks' share."""
+    """What all networks train on.
+
+    Attributes:
+      images: stored images, uint8 `[n, h, w, c]`.
+      labels: int32 `[n]`.
+      soft: crops and labels that replace augmentation and hard labels, or None.
+    """
 
     images: jax.Array
     labels: jax.Array
+    soft: SoftLabels | None = None
 
 
 class Subsets(NamedTuple):
@@ -236,7 +258,7 @@ class Ensemble:
                 lambda: order,
             )
             positions = place * size + jnp.arange(size)
-            batch = self._batch(training, member, order[positions % formed])
+            batch = self._batch(training, member, order[positions % formed], epoch)
             batch = batch._replace(weights=(positions < formed).astype(jnp.float32))
             state, loss = train_step(
                 rng.stream(member.key, "step", step),
@@ -246,6 +268,7 @@ class Ensemble:
                 self.normalize,
                 state,
                 batch,
+                None if training.soft is None else training.soft.temperature,
             )
             return state, order, loss
 
@@ -253,11 +276,18 @@ class Ensemble:
         state, order, loss = lax.fori_loop(first, last, step_once, carry)
         return member._replace(state=state, order=order), loss
 
-    def _batch(self, training, member, formed_positions):
+    def _batch(self, training, member, formed_positions, epoch):
         tiles = self.factor**2
-        rows = member.rows[formed_positions // tiles]
+        rows, tile = member.rows[formed_positions // tiles], formed_positions % tiles
         images = training.images[rows].astype(jnp.float32) / 255.0
-        images = form_tiles(images, formed_positions % tiles, self.factor)
+        images = form_tiles(images, tile, self.factor)
+        if training.soft is not None:
+            soft, formed = training.soft, tile * len(training.images) + rows
+            epoch = epoch % len(soft.crops)
+            images = cut_crops(images, soft.crops[epoch, formed], *images.shape[1:3])
+            logits = soft.logits[epoch, formed].astype(jnp.float32)
+            labels = jax.nn.softmax(logits / soft.temperature)
+            return Batch(images, labels, jnp.ones(len(rows)))
         return Batch(images, training.labels[rows], jnp.ones(len(rows)))
 
     def _predict_all(self, variables, images, labels, reduce, output):

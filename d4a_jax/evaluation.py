@@ -2,7 +2,8 @@
 
 The recipe is IDC's with hard labels (see `EvaluationConfig`): the images as exported
 (uint8), multi-formation, SGD with learning rate steps, augmentation and CutMix; top-1
-(and top-5 from 100 classes on) of the last step on the untouched test split.
+(and top-5 from 100 classes on) of the last step on the untouched test split. Where a set
+has soft labels, these and their crops replace hard labels, augmentation and CutMix.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,13 @@ import numpy as np
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import Dataset
-from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
+from d4a_jax.ensemble import (
+    Ensemble,
+    ProgressHook,
+    SoftLabels,
+    TrainingImages,
+    everything,
+)
 from d4a_jax.networks import create_network
 from d4a_jax.parallel import Layout, make_layout, spread
 from d4a_jax.training import Normalization
@@ -133,13 +140,22 @@ def evaluate(
         steps = ensemble.total_steps(count, config.epochs, config.max_steps)
         variables = ensemble.fit(
             jax.random.key(seed),
-            TrainingImages(distilled.images, distilled.labels),
+            training_images(distilled),
             everything(count, count, config.repeats),
             steps,
             progress,
         )
         results.append(judge.test(ensemble, variables, config.repeats, steps))
     return results
+
+
+def training_images(distilled: DistilledDataset) -> TrainingImages:
+    """What networks train on: the images with their hard or soft labels."""
+    soft = None
+    if distilled.soft_logits is not None:
+        temperature = np.float32(distilled.metadata["temperature"])
+        soft = SoftLabels(distilled.soft_logits, distilled.soft_crops, temperature)
+    return TrainingImages(distilled.images, distilled.labels, soft)
 
 
 def _network(spec, dataset, runtime):

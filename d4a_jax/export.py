@@ -20,6 +20,7 @@ import numpy as np
 
 from d4a_jax import fileio, gallery
 from d4a_jax.artifact import DistilledDataset
+from d4a_jax.log import logger
 
 
 class ExportData(NamedTuple):
@@ -47,6 +48,9 @@ def export_distilled(
 ) -> None:
     """Writes a distilled dataset in the format of another tool.
 
+    Hard labels only: no format has a place for a teacher's labels of stored crops, so
+    a set that has these is exported without them, which the log says.
+
     Args:
       distilled: what to write.
       output: file or directory to write, which must not exist.
@@ -68,6 +72,8 @@ def export_distilled(
     output = Path(os.path.abspath(output))
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or choose another path.")
+    if distilled.soft_logits is not None:
+        logger.warning("The soft labels are not exported; the hard ones are.")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = fileio.temporary_sibling(output)
     try:

@@ -4,8 +4,8 @@ Every stored image is a mosaic of factor**2 crops of real images. Candidates are
 from each class, several crops of each are judged by a network trained on the real set,
 the one of the smallest cross-entropy stays, and of these the best fill the mosaics.
 
-The labels are hard here: the authors' training takes the teacher's soft labels of every
-augmented image, which need the teacher, or far more storage than the images.
+The labels are hard. The authors' training asks the teacher for every augmented image;
+`soft_labels.with_soft_labels` stores what it says.
 """
 
 import jax
@@ -14,15 +14,13 @@ import numpy as np
 
 from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
+from d4a_jax.augment.crops import cut_crops, draw_crops
 from d4a_jax.baselines import real_image_set, train_on_real_data
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset
 from d4a_jax.formation import tile_side
 from d4a_jax.parallel import spread
 from d4a_jax.real_data import index_classes
-
-# Torchvision's default for random resized crops, which RDED takes.
-_SMALLEST_AREA = 0.08
 
 
 def realistic_patches(
@@ -83,7 +81,7 @@ def realistic_patches(
 
 
 def random_crops(key: jax.Array, images: jax.Array, crops: int, side: int) -> jax.Array:
-    """Square crops of 8 to 100 % of the area, resized with antialiasing.
+    """Random resized crops, several of each image; see `augment.crops`.
 
     Args:
       key: typed key.
@@ -94,27 +92,11 @@ def random_crops(key: jax.Array, images: jax.Array, crops: int, side: int) -> ja
     Returns:
       float32 `[m, crops, side, side, c]` in [0, 1].
     """
-    count, height, width, _ = images.shape
-    uniform = jax.random.uniform(key, (3, count, crops))
-    area = _SMALLEST_AREA + (1 - _SMALLEST_AREA) * uniform[0]
-    length = jnp.maximum(jnp.round(jnp.sqrt(area) * min(height, width)), 1.0)
-    top = jnp.floor(uniform[1] * (height - length + 1))
-    left = jnp.floor(uniform[2] * (width - length + 1))
-
-    def one(image, top, left, length):
-        scale = side / length
-        return jax.image.scale_and_translate(
-            image.astype(jnp.float32) / 255.0,
-            (side, side, image.shape[-1]),
-            (0, 1),
-            jnp.stack([scale, scale]),
-            -jnp.stack([top, left]) * scale,
-            "linear",
-            antialias=True,
-        )
-
-    each = jax.vmap(one, (None, 0, 0, 0))
-    return jnp.clip(jax.vmap(each)(images, top, left, length), 0.0, 1.0)
+    count, height, width, channels = images.shape
+    drawn = draw_crops(key, (count * crops,), height, width)
+    repeated = jnp.repeat(images.astype(jnp.float32) / 255.0, crops, axis=0)
+    found = cut_crops(repeated, drawn, side, side)
+    return found.reshape(count, crops, side, side, channels)
 
 
 def most_realistic(losses: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

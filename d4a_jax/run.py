@@ -168,7 +168,7 @@ class Run:
                 lambda: self.experts,
             )
             optimizer = pixel_optimizer(
-                self.config.matching,
+                self.config,
                 pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
                 self.dataset.num_classes,
                 self.dataset.std,
@@ -227,14 +227,29 @@ def check_fit(config: Config, dataset: Dataset) -> None:
         spec = config.network if name == "network" else config.evaluation.network
         try:
             network = _create_network(spec or config.network, dataset, config)
-            if name == "network" and needs_experts(config):
-                check_size(config, flattening(network)[0])
+            if name == "network":
+                problems.extend(_statistics_problem(config, network))
+                if needs_experts(config):
+                    check_size(config, flattening(network)[0])
         except ConfigError as error:
             problems.extend(error.problems)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     if problems:
         raise ConfigError(problems)
+
+
+def _statistics_problem(config: Config, network: Network) -> list[str]:
+    """Says that a network without batch norm has no statistics to match."""
+    if config.matching.surrogate != "inversion":
+        return []
+    if jax.eval_shape(network.init, jax.random.key(0))["batch_stats"]:
+        return []
+    problem = (
+        f"network is {config.network!r} with matching.surrogate 'inversion'; it must "
+        "have batch norm, as in 'convnet:norm=batch'."
+    )
+    return [problem]
 
 
 def prepare(

@@ -13,10 +13,12 @@ from jax import lax
 
 from d4a_jax import rng
 from d4a_jax.beginnings import frozen_images
-from d4a_jax.config import Config, MatchingConfig
+from d4a_jax.config import Config
 from d4a_jax.formation import compose
 from d4a_jax.parallel import Layout, map_items
 from d4a_jax.surrogates import Surrogate, Task
+
+_ADAM_SECOND_BETA = 0.9  # SRe2L's.
 
 
 class SegmentState(NamedTuple):
@@ -50,30 +52,34 @@ def pixel_learning_rate(config: Config, size: int, side: int) -> float:
 
 
 def pixel_optimizer(
-    matching: MatchingConfig,
+    config: Config,
     learning_rate: float,
     num_classes: int,
     std: tuple[float, ...],
 ) -> optax.GradientTransformation:
-    """Momentum SGD on the pixels, as the methods of the field take it.
+    """The optimizer of the pixels, as the methods of the field take it.
 
     Args:
-      matching: `momentum`; `steps`, "joint" for one step on all classes (DC, DM) or
-        "per_class" as in `per_class_sgd` (IDC); `pixels`, what moves.
+      config: of `matching`, `optimizer` and `momentum`; `steps`, "joint" for one step
+        on all classes (DC, DM) or "per_class" as in `per_class_sgd` (IDC); `pixels`,
+        what moves.
       learning_rate: of one step.
       num_classes: number of classes.
-      std: of every channel. A step of size lr on normalized pixels z = (x - mean) / std
-        moves x by lr * std**2 times its own gradient, as dx = std dz both ways.
+      std: of every channel. Normalized pixels are z = (x - mean) / std, so dL/dz is std
+        dL/dx, and dx is std dz.
     """
-    if matching.steps == "joint":
+    matching = config.matching
+    if matching.optimizer == "adam":
+        decayed = optax.cosine_decay_schedule(learning_rate, config.steps_per_segment)
+        optimizer = optax.adam(decayed, matching.momentum, _ADAM_SECOND_BETA)
+    elif matching.steps == "joint":
         optimizer = optax.sgd(learning_rate, momentum=matching.momentum or None)
     else:
         optimizer = per_class_sgd(learning_rate, matching.momentum, num_classes)
     if matching.pixels == "unit":
         return optimizer
-    variance = jnp.square(jnp.array(std))
-    scaling = optax.stateless(lambda gradient, _: gradient * variance)
-    return optax.chain(scaling, optimizer)
+    scaling = optax.stateless(lambda gradient, _: gradient * jnp.array(std))
+    return optax.chain(scaling, optimizer, scaling)
 
 
 def per_class_sgd(

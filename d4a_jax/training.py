@@ -37,7 +37,10 @@ class NetworkState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images in [0, 1] `[b, h, w, c]`, labels `[b]` and weights `[b]`, 0 for padding."""
+    """Images in [0, 1] `[b, h, w, c]`, labels and weights `[b]`, 0 for padding.
+
+    Labels are int32 `[b]`, or distributions float32 `[b, classes]` of a teacher.
+    """
 
     images: jax.Array
     labels: jax.Array
@@ -106,37 +109,46 @@ def train_step(
     normalize: Normalization,
     state: NetworkState,
     batch: Batch,
+    temperature: jax.Array | None = None,
 ) -> tuple[NetworkState, jax.Array]:
     """One SGD step on a batch, augmented per image and mixed by CutMix.
+
+    With a temperature T the batch is taken as it is and its labels are a teacher's
+    distributions at T: the loss is T**2 times the cross-entropy of the softmax at T.
 
     Returns:
       The new state and the weighted mean cross-entropy of the batch.
     """
-    images = siamese_augment(
-        rng.stream(key, "augment"),
-        normalize(batch.images),
-        recipe.augmentation,
-        shared=False,
-    )
+    images, targets = normalize(batch.images), batch.labels
+    if temperature is None:
+        images, targets = _augmented(key, recipe, images, targets, network.num_classes)
+        temperature = 1.0
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, stats = network.apply(variables, mixed, True)
-        losses = optax.softmax_cross_entropy(logits, targets)
+        logits, stats = network.apply(variables, images, True)
+        losses = optax.softmax_cross_entropy(logits / temperature, targets)
+        losses *= temperature**2
         return jnp.sum(losses * batch.weights) / jnp.sum(batch.weights), stats
 
-    num_classes = network.num_classes
-    mixed, targets = cutmix(
-        rng.stream(key, "cutmix"),
-        images,
-        batch.labels,
-        recipe.cutmix_probability,
-        num_classes=num_classes,
-    )
     (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return NetworkState(params, stats, opt_state), value
+
+
+def _augmented(key, recipe, images, labels, num_classes):
+    """Augmented, mixed images and their labels as distributions."""
+    images = siamese_augment(
+        rng.stream(key, "augment"), images, recipe.augmentation, shared=False
+    )
+    return cutmix(
+        rng.stream(key, "cutmix"),
+        images,
+        labels,
+        recipe.cutmix_probability,
+        num_classes=num_classes,
+    )
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

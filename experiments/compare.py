@@ -9,7 +9,7 @@ A comparison file defines
     DATASETS          name -> sections that every method takes on it; `data` among them
     IMAGES_PER_CLASS  numbers
     NETWORKS          specifications: the first one distills, all of them test
-    PASSES            budget of one distillation in image passes (see `d4a_jax/cost.py`);
+    PASSES            budget of one distillation in image passes (`d4a_jax/cost.py`);
                       None leaves every method its own length
 
 A method's sections go before those of the data set, and those before its configuration.
@@ -43,7 +43,7 @@ from d4a_jax.fileio import write_bytes_atomic  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
 from experiments import cli  # noqa: E402
 from experiments.published import published  # noqa: E402
-from experiments.rows import run_row, summary  # noqa: E402
+from experiments.rows import ROW_KEYS, run_row, summary  # noqa: E402
 
 _COMPARISON = flags.DEFINE_string(
     "comparison", "comparisons/digits.py", "File that defines what is compared."
@@ -122,7 +122,8 @@ def row_of(comparison: Comparison, cell: Cell, flip: bool, classes: int) -> dict
       classes: number of classes, which the budget needs.
     """
     method = dict(comparison.methods[cell.method])
-    name, baseline = method.pop("config", None), method.pop("baseline", None)
+    name = method.pop("config", None)
+    apart = {key: method.pop(key) for key in ROW_KEYS if key in method}
     values = {}
     if name:
         values = importlib.import_module(f"experiments.configs.{name}").get_config()
@@ -137,9 +138,9 @@ def row_of(comparison: Comparison, cell: Cell, flip: bool, classes: int) -> dict
     values = _merged(values, {"network": comparison.networks[0], "synthetic": changes})
     if not flip:
         values = _without_flip(values)
-    if comparison.passes and not baseline:
+    if comparison.passes and "baseline" not in apart:
         values = _on_budget(values, comparison.passes, classes)
-    return values | ({"baseline": baseline} if baseline else {})
+    return values | apart
 
 
 def _merged(values: dict, sections: dict) -> dict:

@@ -4,6 +4,8 @@ A row is a nested dictionary as `d4a_jax.config.from_dict` takes it. `"baseline"
 its sections stands for selected real images of the same storage instead of a
 distillation: a name of `d4a_jax.baselines.SELECTIONS`, with `_mosaic` behind it for
 mosaics as multi-formation stores them, or `rded` for mosaics of realistic patches.
+`"soft_label_epochs"` adds as many epochs of a teacher's soft labels, which count among
+the stored bytes; only tests on the whole set then see them.
 """
 
 import json
@@ -23,8 +25,15 @@ from d4a_jax.evaluation import evaluate
 from d4a_jax.fileio import write_json_atomic
 from d4a_jax.networks import create_network
 from d4a_jax.patches import realistic_patches
+from d4a_jax.soft_labels import with_soft_labels
+
+# What a row has beside the sections of a configuration.
+ROW_KEYS = ("baseline", "soft_label_epochs")
 
 _MOSAIC = "_mosaic"
+
+# Beside what a distillation keeps in its directory, which it goes on with.
+ARTIFACT = "stored"
 
 
 def run_row(
@@ -54,14 +63,20 @@ def run_row(
     """
     values = dict(values)
     baseline = values.pop("baseline", None)
+    soft_epochs = values.pop("soft_label_epochs", 0)
     config = from_dict(values | {"seed": seed})
-    identity = config.identity() | {"baseline": baseline}
+    identity = config.identity() | {
+        "baseline": baseline,
+        "soft_label_epochs": soft_epochs,
+    }
     done = workdir / "row.json"
     row = json.loads(done.read_text()) if done.exists() else None
     if row:
         _check_same(row["config"], identity, workdir)
     else:
-        row = {"config": identity} | _make(baseline, config, workdir, dataset, seed)
+        row = {"config": identity} | _make(
+            baseline, soft_epochs, config, workdir, dataset
+        )
     if "failed" not in row:
         _test(row, config, workdir, dataset, networks, seed)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -80,12 +95,11 @@ def _check_same(found, wanted, workdir):
         )
 
 
-def _make(baseline, config, workdir, dataset, seed):
+def _make(baseline, soft_epochs, config, workdir, dataset):
     """The distilled or selected set of a row, saved, and its figures."""
     began = time.monotonic()
     if baseline:
-        distilled = _select(baseline, config, dataset, seed)
-        save_distilled(workdir / "distilled", distilled)
+        distilled = _select(baseline, config, dataset, config.seed)
         history, steps = [], 0
     else:
         try:
@@ -94,6 +108,11 @@ def _make(baseline, config, workdir, dataset, seed):
             return {"failed": str(error)}
         history = distilled.metadata["history"]
         steps = config.steps_per_segment * len(config.segment_sizes)
+    if soft_epochs:
+        distilled = with_soft_labels(
+            distilled, dataset, soft_epochs, config, config.seed
+        )
+    save_distilled(workdir / ARTIFACT, distilled)
     filters = [h["filter"] for h in history if "filter" in h]
     tests = [h for h in history if "evaluation" in h]
     return {
@@ -103,6 +122,7 @@ def _make(baseline, config, workdir, dataset, seed):
         "tests": {
             h["evaluation"]["network"]: list(h["evaluation"]["top1_each"])
             for h in tests[-1:]
+            if not soft_epochs
         },
         "kept": [f["kept"] for f in filters],
         "forgotten": [f["forgotten"] for f in filters],
@@ -134,7 +154,7 @@ def _test(row, config, workdir, dataset, networks, seed):
     if not missing:
         return
     began = time.monotonic()
-    distilled = load_distilled(workdir / "distilled")
+    distilled = load_distilled(workdir / ARTIFACT)
     results = evaluate(
         distilled, dataset, missing, config.evaluation, config.runtime, seed
     )

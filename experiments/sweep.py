@@ -3,9 +3,9 @@
     python experiments/sweep.py --sweep=sweeps/cifar10_cpu.py --workdir=runs/cifar10_cpu
 
 A sweep file defines `ROWS`, a mapping from names to rows (see `experiments/rows.py`).
-Every row is distilled once per seed into a working directory of its own, so a sweep that
-is interrupted goes on where it stopped and never repeats a finished row. The table is
-written as Markdown and JSON after every row.
+Every row is distilled once per seed into a working directory of its own, so a sweep
+that is interrupted goes on where it stopped and never repeats a finished row. The table
+is written as Markdown and JSON after every row.
 """
 
 import importlib.util

@@ -18,7 +18,8 @@ def test_herding_takes_the_best_next_image():
     assert len(set(chosen)) == 4
     for k in range(4):
         before = FEATURES[chosen[:k]].sum(0)
-        errors = np.linalg.norm((before + FEATURES) / (k + 1) - FEATURES.mean(0), axis=1)
+        means = (before + FEATURES) / (k + 1)
+        errors = np.linalg.norm(means - FEATURES.mean(0), axis=1)
         errors[chosen[:k]] = np.inf
         assert chosen[k] == np.argmin(errors)
 
@@ -128,7 +129,7 @@ def test_mosaics_hold_factor_squared_images(dataset, config):
     assert found.images.shape == (3 * CLASSES, 8, 8, 3) and found.factor == 2
 
 
-@pytest.mark.parametrize("name", ["radnom", "window", "window=2", "window=x", "random=1"])
+@pytest.mark.parametrize("name", ["rando", "window", "window=2", "window=x", "random=1"])
 def test_unknown_selections_are_refused(dataset, name):
     with pytest.raises(ValueError, match="selection is .*k_center.*window=0.3"):
         select_images(dataset, name, 1)

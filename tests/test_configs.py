@@ -39,7 +39,8 @@ def test_the_promised_configurations_exist():
     promised = """digits cifar10_ipc10 cifar10_ipc50 cifar100_ipc10 fashion_mnist_ipc10
     svhn_ipc10 tin10 tin50 imagenet10 imagenet100
     cifar10_mtt cifar10_d4a_mtt cifar10_datm tin50_datm tin50_selmatch
-    cifar10_cafe cifar10_dc cifar10_dsa cifar10_dm cifar10_d4a_dm cifar10_pdd"""
+    cifar10_cafe cifar10_dc cifar10_dsa cifar10_dm cifar10_d4a_dm cifar10_pdd
+    cifar10_sre2l"""
     assert set(promised.split()) <= set(NAMES)
 
 

@@ -14,8 +14,8 @@ SIDE = 8
 def test_crops_of_a_ramp_are_ramps_of_a_part_of_it():
     """A linear image keeps its slope per source pixel, wherever it is cut."""
     ramp = np.tile(np.arange(0, 240, 30, dtype=np.uint8)[:, None, None], (1, SIDE, 1))
-    found = patches.random_crops(jax.random.key(0), ramp[None], 40, 4)
-    assert found.shape == (1, 40, 4, 4, 1)
+    found = patches.random_crops(jax.random.key(0), ramp[None], 100, 4)
+    assert found.shape == (1, 100, 4, 4, 1)
     inner = np.diff(np.asarray(found)[0, :, 1:3, 1, 0], axis=1)[:, 0] * 255 / 30
     sides = inner * 4  # source pixels in the crop
     small = sides[sides < 3.9]  # those that are enlarged, without antialiasing

@@ -1,5 +1,6 @@
 """Every objective and its pixel gradient against a plain reference in float64."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -11,14 +12,16 @@ import optax
 import pytest
 
 from d4a_jax import formation
-from d4a_jax.config import Config, ConfigError, MatchingConfig, from_dict
+from d4a_jax.config import Config, ConfigError, from_dict
+from d4a_jax.data import from_arrays
 from d4a_jax.networks import create_network
 from d4a_jax.parallel import make_layout
 from d4a_jax.real_data import index_classes, load_real_data, make_pool
+from d4a_jax.run import check_fit
 from d4a_jax.segments import pixel_learning_rate, pixel_optimizer
 from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task
 from d4a_jax.surrogates.network_updates import fresh_network, train_between_steps
-from d4a_jax.training import Normalization
+from d4a_jax.training import NetworkState, Normalization
 
 CLASSES, PER_CLASS, SHAPE = 3, 5, (8, 8, 3)
 KEY = jax.random.key(3)
@@ -35,7 +38,8 @@ def make_config(**sections):
         "network_training": {"images_per_step": 0},
     }
     for name, changes in sections.items():
-        values[name] = values.get(name, {}) | changes
+        old = values.get(name)
+        values[name] = old | changes if isinstance(old, dict) else changes
     return from_dict(values)
 
 
@@ -200,6 +204,65 @@ def test_loss_and_pixel_gradient_equal_the_reference(name):
             np.testing.assert_allclose(found, slope, rtol=2e-4, atol=1e-6 * abs(loss))
 
 
+def test_inversion_equals_the_reference():
+    """Batch statistics taken by hand behind a plain convolution, image by image."""
+    config = make_config(
+        network="convnet:width=4:depth=1:norm=batch",
+        matching={
+            "surrogate": "inversion",
+            "statistics_weight": 0.7,
+            "outer_iterations": 1,
+        },
+        network_training={"pretrain_epochs": 1},
+    )
+    with jax.enable_x64(True):
+        context, task, pixels = make_case(config)
+        surrogate = SURROGATES["inversion"](context)
+        # A teacher far from its first state; training it is tested elsewhere.
+        draw = np.random.default_rng(1)
+        shapes = jax.eval_shape(context.network.init, KEY)
+        variables = jax.tree.map(
+            lambda x: draw.uniform(0.2, 1.0, x.shape).astype(x.dtype), shapes
+        )
+        params, stats = variables["params"], variables["batch_stats"]
+        state = NetworkState(params, stats, None)
+        running = stats["block0"]["norm"]
+        conv = params["block0"]["conv"]
+
+        def wanted(pixels):
+            total = 0.0
+            formed = [formation.form(pixels[c], 2) for c in range(CLASSES)]
+            for k in range(8):
+                images = normalized(jnp.stack([formed[c][k] for c in range(CLASSES)]))
+                maps = jax.lax.conv_general_dilated(
+                    images,
+                    conv["kernel"],
+                    (1, 1),
+                    "SAME",
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
+                maps = maps + conv["bias"]
+                mean = maps.mean((0, 1, 2))
+                variance = ((maps - mean) ** 2).mean((0, 1, 2))
+                total += 0.7 * jnp.sqrt(jnp.sum((mean - running["mean"]) ** 2))
+                total += 0.7 * jnp.sqrt(jnp.sum((variance - running["var"]) ** 2))
+                logits, _ = context.network.apply(variables, images, True)
+                scores = jax.nn.log_softmax(logits)
+                total -= sum(scores[c, c] for c in range(CLASSES)) / CLASSES
+            return total
+
+        result, _ = jax.jit(surrogate.update)(KEY, jnp.int32(0), state, pixels, task)
+        plain = jax.jit(wanted)
+        loss = result.metrics["matching_loss"] * 8
+        np.testing.assert_allclose(loss, plain(pixels), rtol=1e-6)
+        for seed in range(3):
+            direction = np.random.default_rng(seed).normal(size=pixels.shape)
+            ends = [plain(pixels + h * direction) for h in (1e-6, -1e-6)]
+            slope = (ends[0] - ends[1]) / 2e-6
+            found = np.vdot(result.gradient, direction)
+            np.testing.assert_allclose(found, slope, rtol=2e-4, atol=1e-6 * abs(loss))
+
+
 # --- the networks --------------------------------------------------------------------
 
 PLAIN_SGD = {
@@ -283,8 +346,8 @@ def test_network_first_trains_on_the_stages():
 
 def test_normalized_pixels_are_stepped_as_if_they_were_stored():
     """Momentum SGD on z = (x - mean) / std, by hand."""
-    matching = MatchingConfig(pixels="normalized", steps="joint", momentum=0.5)
-    optimizer = pixel_optimizer(matching, 0.3, CLASSES, tuple(STD))
+    config = make_config(matching={"pixels": "normalized", "steps": "joint"})
+    optimizer = pixel_optimizer(config, 0.3, CLASSES, tuple(STD))
     slope = lambda x: np.cos(3 * x)
     x = np.random.default_rng(0).uniform(size=(CLASSES, 1, *SHAPE)).astype(np.float32)
     z, velocity, state = (x - MEAN) / STD, 0.0, optimizer.init(jnp.asarray(x))
@@ -294,6 +357,21 @@ def test_normalized_pixels_are_stepped_as_if_they_were_stored():
         updates, state = optimizer.update(jnp.asarray(slope(x)), state)
         x = np.asarray(optax.apply_updates(x, updates))
     np.testing.assert_allclose(x, z * STD + MEAN, rtol=1e-5, atol=1e-5)
+
+
+def test_adam_on_normalized_pixels_decays_to_zero():
+    matching = {"optimizer": "adam", "pixels": "normalized", "momentum": 0.5}
+    config = make_config(
+        matching=matching | {"outer_iterations": 1, "inner_iterations": 2}
+    )
+    optimizer = pixel_optimizer(config, 0.1, CLASSES, tuple(STD))
+    gradient = jnp.ones((CLASSES, 1, *SHAPE))
+    state = optimizer.init(gradient)
+    # A constant gradient makes Adam's steps as long as the rate, in normalized pixels.
+    for rate in (0.1, 0.05, 0.0):
+        updates, state = optimizer.update(gradient, state)
+        wanted = -rate * np.broadcast_to(STD, gradient.shape)
+        np.testing.assert_allclose(updates, wanted, rtol=1e-4, atol=1e-9)
 
 
 def test_learning_rate_without_a_rule():
@@ -308,7 +386,10 @@ def test_learning_rate_without_a_rule():
 
 def test_every_surrogate_of_the_configuration_exists():
     for name in SURROGATES:
-        assert from_dict({"matching": {"surrogate": name}}).matching.surrogate == name
+        values = {"surrogate": name, "outer_iterations": 1}
+        training = {"pretrain_epochs": 1}
+        config = from_dict({"matching": values, "network_training": training})
+        assert config.matching.surrogate == name
     with pytest.raises(ConfigError, match=", ".join(SURROGATES)):
         from_dict({"matching": {"surrogate": "nothing"}})
 
@@ -326,6 +407,35 @@ def test_options_of_gradients_are_refused_for_features(sections, name):
     sections["matching"] = {"surrogate": "distribution"} | sections["matching"]
     with pytest.raises(ConfigError, match=f"{name} is .*'distribution'"):
         from_dict(sections)
+
+
+def test_options_of_an_inversion_are_checked():
+    sections = {
+        "matching": {"surrogate": "inversion", "union": True, "outer_iterations": 2}
+    }
+    with pytest.raises(ConfigError) as error:
+        from_dict(sections)
+    assert [p.split(" is ")[0] for p in error.value.problems] == [
+        "regularizer.name",
+        "network_training.pretrain_epochs",
+        "matching.outer_iterations",
+    ]
+
+
+def test_an_inversion_needs_batch_norm():
+    config = from_dict(
+        {
+            "network": "convnet:width=4",
+            "matching": {"surrogate": "inversion", "outer_iterations": 1},
+            "network_training": {"pretrain_epochs": 1},
+        }
+    )
+    images = np.zeros((CLASSES, *SHAPE), np.uint8)
+    labels = np.arange(CLASSES, dtype=np.int32)
+    dataset = from_arrays("blank", images, labels, images, labels)
+    with pytest.raises(ConfigError, match="must have batch norm"):
+        check_fit(config, dataset)
+    check_fit(dataclasses.replace(config, network="convnet:norm=batch"), dataset)
 
 
 @pytest.mark.parametrize(

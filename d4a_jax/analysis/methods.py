@@ -46,7 +46,7 @@ def load_method(label: str, path: str | Path, dataset: Dataset) -> Method:
       dataset: what it was distilled from.
 
     Raises:
-      ValueError: it was distilled from other data.
+      ValueError: it was distilled from other data, or has soft labels.
     """
     path = Path(path)
     path = path / "distilled" if (path / "distilled").is_dir() else path
@@ -56,6 +56,10 @@ def load_method(label: str, path: str | Path, dataset: Dataset) -> Method:
         raise ValueError(
             f"{path} was distilled from other data than this {dataset.name}: the "
             "fingerprints differ."
+        )
+    if distilled.soft_logits is not None:
+        raise ValueError(
+            f"{path} has soft labels; a study compares sets with hard labels only."
         )
     count = len(dataset.train_labels)
     masks = forgetting.load_masks(

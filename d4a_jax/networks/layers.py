@@ -24,7 +24,8 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # Momentum 0.9 on the running statistics is what PyTorch calls momentum 0.1. The running
 # variance is the biased one.
 EPSILON = 1e-5  # Added to variances, as in PyTorch.
-BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=EPSILON)
+BATCH_NORM_MOMENTUM = 0.9
+BatchNorm = partial(nn.BatchNorm, momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON)
 
 GROUPS = 4  # Of group norm, as the field has it.
 

@@ -9,12 +9,14 @@ from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext, Tas
 from d4a_jax.surrogates.cafe import cafe
 from d4a_jax.surrogates.distribution import distribution_matching
 from d4a_jax.surrogates.gradient import gradient_matching
+from d4a_jax.surrogates.inversion import inversion
 from d4a_jax.surrogates.trajectory import trajectory_matching
 
 SURROGATES = {
     "gradient": gradient_matching,
     "distribution": distribution_matching,
     "cafe": cafe,
+    "inversion": inversion,
     "trajectory": trajectory_matching,
 }
 
@@ -27,5 +29,6 @@ __all__ = [
     "cafe",
     "distribution_matching",
     "gradient_matching",
+    "inversion",
     "trajectory_matching",
 ]

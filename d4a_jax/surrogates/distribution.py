@@ -14,7 +14,7 @@ features: with mu(X) = mean psi(A(X)), `previous` is ||mu(S_k) - mu(S_<k)||^2, `
 
 the distance of the union's mean embedding from that of the whole class: B is drawn
 from all real images of the class, the first term's B_c from those that the filter kept.
-`conflict` compares directions of mu, and `replay`, a step of training, has no such form.
+`conflict` compares directions of mu; `replay`, a step of training, has no such form.
 """
 
 from d4a_jax.surrogates.base import Surrogate, SurrogateContext

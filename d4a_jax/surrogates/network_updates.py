@@ -94,7 +94,7 @@ def train_between_steps(
 
 
 def _train_on_stages(key, context, state, task):
-    """Trains on S_1, then on S_1 u S_2 and so on to S_<k, each with full decay (PDD)."""
+    """Trains on S_1, then on S_1 u S_2 ... to S_<k, each with the full decay (PDD)."""
     config, training = context.config, context.config.network_training
     ends = jnp.cumsum(jnp.array(config.segment_sizes[:-1]))
     optimizer = lambda steps: sgd(training, step_decay(training.learning_rate, steps))

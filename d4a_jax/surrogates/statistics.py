@@ -46,7 +46,7 @@ class Statistic(NamedTuple):
 def gradient_statistic(
     context: SurrogateContext, variables: dict[str, Any], label: jax.Array
 ) -> Statistic:
-    """g_c(theta; X): the matched layers' gradient of the mean cross-entropy (DC, IDC)."""
+    """g_c(theta; X): gradient of the mean cross-entropy, of the matched layers."""
     matching, params = context.config.matching, variables["params"]
     layers = select_layers(
         params, matching.match_norm_and_bias, matching.match_classifier

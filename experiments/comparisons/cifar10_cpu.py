@@ -35,6 +35,11 @@ METHODS = {
     "hardest": {"baseline": "hardest"},
     "window": {"baseline": "window=0.5"},
     "rded": {"baseline": "rded", "synthetic": {"factor": 1}},
+    "rded_soft": {
+        "baseline": "rded",
+        "synthetic": {"factor": 1},
+        "soft_label_epochs": 100,
+    },
     "dc": {"config": "cifar10_dc", "network_training": _DC_NETWORKS},
     "dsa": {"config": "cifar10_dsa", "network_training": _DC_NETWORKS},
     "dm": {"config": "cifar10_dm"},
