@@ -253,8 +253,8 @@ def check_fit(config: Config, dataset: Dataset) -> None:
             network = _create_network(spec or config.network, dataset, config)
             if name == "network":
                 problems.extend(_statistics_problem(config, network))
-            if name == "network" and needs_experts(config):
-                check_size(config, flattening(network)[0])
+                if needs_experts(config):
+                    check_size(config, flattening(network)[0])
         except ConfigError as error:
             problems.extend(error.problems)
         except ValueError as error:

@@ -125,6 +125,7 @@ def _parse(argv):
 
 def main(choice: config_flag.Choice) -> None:
     """Runs the command."""
+    cli.set_up_logging()
     cli.keep_compiled_programs()
     steps = [int(number) for number in _STEPS.value]
     size = (_SIDE.value, _CLASSES.value, _REPEATS.value)
