@@ -141,7 +141,8 @@ def initial_pixels(
         images = data.images[index, positions[drawn]].astype(jnp.float32) / 255.0
         return compose(images, factor)
 
-    return map_items(layout, of_class, key, (task.data, task.beginning))
+    beginning = task.pool if task.beginning is None else task.beginning
+    return map_items(layout, of_class, key, (task.data, beginning))
 
 
 def segment_functions(

@@ -190,7 +190,7 @@ def test_guard_and_easiest_share_work_in_the_loop(dataset, tmp_path):
     )
     result = distill(dataset, config)
     assert 3 / 12 <= result.metadata["history"][0]["filter"]["kept"] <= 1
-    assert len(list((tmp_path / "difficulty").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "difficulty").glob("*.npz"))) == 1
 
 
 def test_pretraining_changes_the_networks(dataset, undisturbed):

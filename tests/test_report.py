@@ -16,6 +16,7 @@ from d4a_jax.analysis.forgetting import FilterMasks
 from d4a_jax.artifact import ArtifactError, DistilledDataset, save_distilled
 from d4a_jax.config import Config
 from d4a_jax.data import from_arrays
+from d4a_jax.fileio import save_sealed_array
 
 _NAMES = ("<b>cat</b>", "dog\"'&", "eel")
 
@@ -164,7 +165,7 @@ def _write(tmp_path, analysis=False, with_data=True, **options):
     (tmp_path / "filter").mkdir()
     kept = np.tile([True, False, False, False], 6)
     for name, mask in (("kept", kept), ("easy", ~kept)):
-        np.save(tmp_path / "filter" / f"{name}-after-1.npy", mask)
+        save_sealed_array(tmp_path / "filter" / f"{name}-after-1.npy", mask)
     path = report.write_report(
         tmp_path,
         _analysis(dataset, distilled) if analysis else None,

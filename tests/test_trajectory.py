@@ -319,7 +319,7 @@ def test_frozen_images_of_a_window_are_the_hardest_after_the_skipped(dataset, fo
         evaluation={"enabled": False},
     )
     result = distill(dataset, config)
-    losses = np.load(next((folder / "difficulty").glob("*.npy")))[0]
+    losses = np.load(next((folder / "difficulty").glob("*.npz")))["train_loss"]
     for label in range(CLASSES):
         members = np.flatnonzero(dataset.train_labels == label)
         ranked = members[np.argsort(-losses[members], kind="stable")]

@@ -23,7 +23,7 @@ class Task(NamedTuple):
         the first `num_previous` of the p places are filled, so that the shape, and
         with it the compiled program, is the same for all segments.
       num_previous: int32 scalar.
-      beginning: the real images that the segment may begin with.
+      beginning: the real images that the segment may begin with; None for the pool.
       epoch_shift: int32 scalar, by how many epochs experts learn the kept images later
         than all of them; zero where no surrogate asks for it.
       fed: what the surrogate's `feed` has for the step at hand.
