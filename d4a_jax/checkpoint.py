@@ -6,7 +6,9 @@ the SHA-256 of each leaf and of its record, restoring falls back to the newest s
 is intact, and damaged ones are put aside.
 """
 
+import gc
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,9 @@ class CheckpointStore:
                 return step, *self._read(step, abstract_state)
             except Exception as error:  # pylint: disable=broad-except
                 # Damage surfaces as nearly any exception of the storage layers.
-                self._put_aside(step, _reason(error))
+                reason = _reason(error)
+            _drop_unfinished_reads()
+            self._put_aside(step, reason)
         return None
 
     def _steps(self) -> list[int]:
@@ -158,6 +162,17 @@ def _check_shapes(state: Any, abstract: Any) -> None:
     ]
     if kinds[0] != kinds[1]:
         raise ValueError("the shapes of its arrays are not those of this run")
+
+
+def _drop_unfinished_reads() -> None:
+    """Collects the coroutines that orbax never awaits where reading fails.
+
+    Each would warn whenever it is collected, which confuses, and in the midst of other
+    work even breaks some Python programs.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        gc.collect()
 
 
 def _reason(error: Exception) -> str:
