@@ -47,6 +47,7 @@ class CheckpointStore:
         self._directory = Path(directory).absolute()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._is_milestone = is_milestone
+        self._failed = False
         newest = _POLICIES.LatestN(keep)
         milestone = _NewestMilestone(is_milestone)
         self._orbax = ocp.training.Checkpointer(
@@ -56,8 +57,13 @@ class CheckpointStore:
         )
 
     def close(self) -> None:
-        """Waits for a checkpoint being written and closes the store."""
-        self._orbax.close()
+        """Closes the store."""
+        try:
+            self._orbax.close()
+        except Exception:  # pylint: disable=broad-except
+            # Orbax raises the failure of a save, which `save` reported, again.
+            if not self._failed:
+                raise
 
     def save(self, step: int, state: Any, record: dict) -> None:
         """Writes a checkpoint, replacing one of the same step and dropping later ones.
@@ -79,6 +85,7 @@ class CheckpointStore:
             )
         except Exception as error:
             # A full disk surfaces as nearly any exception of the storage layers.
+            self._failed = True
             raise CheckpointError(
                 f"Checkpoint {step} could not be written to {self._directory} "
                 f"({_reason(error)}); free the disk and give the same command again: "
