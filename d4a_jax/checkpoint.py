@@ -6,7 +6,9 @@ the SHA-256 of each leaf and of its record, restoring falls back to the newest s
 is intact, and damaged ones are put aside.
 """
 
+import gc
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ class CheckpointStore:
         self._directory = Path(directory).absolute()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._is_milestone = is_milestone
+        self._failed = False
         newest = _POLICIES.LatestN(keep)
         milestone = _NewestMilestone(is_milestone)
         self._orbax = ocp.training.Checkpointer(
@@ -54,8 +57,13 @@ class CheckpointStore:
         )
 
     def close(self) -> None:
-        """Waits for a checkpoint being written and closes the store."""
-        self._orbax.close()
+        """Closes the store."""
+        try:
+            self._orbax.close()
+        except Exception:  # pylint: disable=broad-except
+            # Orbax raises the failure of a save, which `save` reported, again.
+            if not self._failed:
+                raise
 
     def save(self, step: int, state: Any, record: dict) -> None:
         """Writes a checkpoint, replacing one of the same step and dropping later ones.
@@ -77,6 +85,7 @@ class CheckpointStore:
             )
         except Exception as error:
             # A full disk surfaces as nearly any exception of the storage layers.
+            self._failed = True
             raise CheckpointError(
                 f"Checkpoint {step} could not be written to {self._directory} "
                 f"({_reason(error)}); free the disk and give the same command again: "
@@ -107,7 +116,9 @@ class CheckpointStore:
                 return step, *self._read(step, abstract_state)
             except Exception as error:  # pylint: disable=broad-except
                 # Damage surfaces as nearly any exception of the storage layers.
-                self._put_aside(step, _reason(error))
+                reason = _reason(error)
+            _drop_unfinished_reads()
+            self._put_aside(step, reason)
         return None
 
     def _steps(self) -> list[int]:
@@ -158,6 +169,17 @@ def _check_shapes(state: Any, abstract: Any) -> None:
     ]
     if kinds[0] != kinds[1]:
         raise ValueError("the shapes of its arrays are not those of this run")
+
+
+def _drop_unfinished_reads() -> None:
+    """Collects the coroutines that orbax never awaits where reading fails.
+
+    Each would warn whenever it is collected, which confuses, and in the midst of other
+    work even breaks some Python programs.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        gc.collect()
 
 
 def _reason(error: Exception) -> str:
