@@ -87,7 +87,7 @@ def test_every_image_is_seen_once_per_epoch(monkeypatch, factor, devices):
         params = {"seen": jnp.zeros(tiles), "wrong": jnp.zeros(())}
         return NetworkState(params, {}, ())
 
-    def train_step(key, network, optimizer, recipe, normalize, state, batch):
+    def train_step(key, network, optimizer, recipe, normalize, state, batch, _):
         numbers = jnp.round(batch.images.mean((1, 2, 3)) * 255).astype(jnp.int32)
         mislabeled = jnp.sum(batch.labels != numbers // factor**2)
         params = {
@@ -122,7 +122,7 @@ def test_networks_and_epochs_are_shuffled_differently(monkeypatch):
     def start(*_):
         return NetworkState({"order": jnp.zeros(24), "at": jnp.int32(0)}, {}, ())
 
-    def train_step(key, network, optimizer, recipe, normalize, state, batch):
+    def train_step(key, network, optimizer, recipe, normalize, state, batch, _):
         at = state.params["at"]
         numbers = batch.images.mean((1, 2, 3)) * 255
         order = jax.lax.dynamic_update_slice(state.params["order"], numbers, (at,))
@@ -242,7 +242,7 @@ def test_prediction_in_batches_equals_direct_application(
 ):
     layout = _layout(devices, chunk)
     ensemble = _ensemble(layout)
-    images, labels = _images(7, seed=1)
+    images, labels, _ = _images(7, seed=1)
     placed = spread(layout, (images, labels))
     found, same_labels = ensemble.predict(trained, *placed, _per_image)
     chex.assert_shape(found, (layout.padded(7), NETWORKS, CLASSES))
