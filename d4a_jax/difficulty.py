@@ -20,7 +20,7 @@ from d4a_jax.data import Dataset
 from d4a_jax.ensemble import Ensemble, ProgressHook, Subsets, TrainingImages
 from d4a_jax.fileio import save_array_atomic
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, spread
+from d4a_jax.parallel import Layout, spread, to_host
 from d4a_jax.training import Normalization
 
 
@@ -105,7 +105,7 @@ def cross_fit(
     network_fold = np.repeat(np.arange(settings.folds), settings.networks)
     held_out = fold[:, None] == network_fold
     return Difficulty(
-        *(np.average(np.asarray(m)[:count], 1, held_out) for m in result)
+        *(np.average(m[:count], 1, held_out) for m in to_host(result))
     )
 
 

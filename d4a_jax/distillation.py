@@ -25,6 +25,7 @@ from d4a_jax.checkpoint import CheckpointStore
 from d4a_jax.config import Config, validate
 from d4a_jax.data import Dataset
 from d4a_jax.journal import Journal
+from d4a_jax.processes import any_of, check_same, is_main
 from d4a_jax.run import Run, check_fit, prepare
 from d4a_jax.run_state import (
     RunState,
@@ -67,34 +68,42 @@ def distill(
       should_stop: asked after every call of the compiled program; True saves a
         checkpoint and ends the run by `Interrupted`.
 
+    With several processes (see `processes`) all call this alike, with one working
+    directory that all can reach; each returns the whole set.
+
     Returns:
       The distilled set; its metadata holds the configuration and, under `history`,
       the test accuracy of every prefix S_1 ... S_k and the filter's figures.
 
     Raises:
       ConfigError: if the configuration is wrong or does not fit the data.
+      DisagreementError: if the processes have different configurations or data.
       DivergenceError: if the matching loss does not stay finite.
       Interrupted: if `should_stop` said so.
     """
     config = validate(config)
     check_fit(config, dataset)
+    check_same("The configuration", repr(config.identity()))
+    check_same("The data set", dataset.fingerprint)
     workdir = Path(workdir) if workdir else None
+    # All processes write the checkpoints together; the rest is written by one.
+    output = workdir if is_main() else None
     with contextlib.ExitStack() as stack:
-        journal = Journal(workdir)
+        journal = Journal(output, speaks=is_main())
         stack.callback(journal.close)
         store = None
         if workdir:
             keep = config.runtime.keep_checkpoints
             store = CheckpointStore(workdir / "checkpoints", keep)
             stack.callback(store.close)
-        run = prepare(config, dataset, journal, workdir)
+        run = prepare(config, dataset, journal, output)
         state = _resume(run, store) or first_state(run)
         while state.stage < len(config.segment_sizes):
             state = _make_segment(run, state, store, should_stop)
             state = _next_stage(run, state)
             save(run, state, store)
-            if workdir:
-                save_distilled(workdir / "distilled", distilled_so_far(run, state))
+            if output:
+                save_distilled(output / "distilled", distilled_so_far(run, state))
         return distilled_so_far(run, state)
 
 
@@ -137,7 +146,7 @@ def _make_segment(
             at = state.stage * total + state.step
             run.journal.write(at, figures, phase="matching", segment=state.stage)
             due = time.monotonic() - saved >= run.config.runtime.checkpoint_seconds
-            stop = should_stop()
+            due, stop = any_of(due, should_stop())
             if due or stop or state.step == total:
                 save(run, state, store)
                 saved = time.monotonic()

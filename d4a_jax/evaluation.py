@@ -17,7 +17,7 @@ from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import Dataset
 from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, make_layout, spread
+from d4a_jax.parallel import Layout, make_layout, spread, to_host
 from d4a_jax.training import Normalization
 
 _TOP5_FROM = 100
@@ -84,7 +84,7 @@ class Judge:
         """Accuracy of the first `repeats` networks of a trained ensemble."""
         first = jax.tree.map(lambda x: x[:repeats], variables)
         result = ensemble.predict(first, self.images, self.labels, hits)
-        top1, top5 = (np.asarray(hit)[: self.count].mean(0) for hit in result)
+        top1, top5 = (hit[: self.count].mean(0) for hit in to_host(result))
         shown = tuple(map(float, top5)) if self.num_classes >= _TOP5_FROM else ()
         return Evaluation(ensemble.network.spec, tuple(map(float, top1)), shown, steps)
 

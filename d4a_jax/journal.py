@@ -16,9 +16,11 @@ class Journal:
 
     Args:
       workdir: where `metrics.jsonl` and TensorBoard's files go; None for nowhere.
+      speaks: whether anything is shown; of several processes only one speaks.
     """
 
-    def __init__(self, workdir: Path | None):
+    def __init__(self, workdir: Path | None, speaks: bool = True):
+        self._speaks = speaks
         self._writer = MetricsWriter(workdir) if workdir else None
         self.lines = len(read_metrics(workdir)) if workdir else 0
 
@@ -41,10 +43,21 @@ class Journal:
 
     def say(self, message: str, *values: Any) -> None:
         """One line for the person who waits."""
-        logger.info(message, *values)
+        if self._speaks:
+            logger.info(message, *values)
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Progress]:
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator["Progress | _Silence"]:
         """Shows the progress of a loop of `total` steps."""
+        if not self._speaks:
+            yield _Silence()
+            return
         with Progress(total=total, initial=done, label=label) as progress:
             yield progress
+
+
+class _Silence:
+    """Progress that nobody sees."""
+
+    def update(self, done: int, **figures: float) -> None:
+        """Shows nothing."""

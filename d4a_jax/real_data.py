@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from d4a_jax import rng
-from d4a_jax.parallel import Layout, spread
+from d4a_jax.parallel import Layout, spread, spread_rows
 
 
 class ClassIndex(NamedTuple):
@@ -91,19 +91,23 @@ def load_real_data(images: np.ndarray, index: ClassIndex, layout: Layout) -> Rea
       layout: the devices. Padding classes repeat the last one with a count of zero.
     """
     num_classes = len(index.counts)
-    labels = np.arange(num_classes, dtype=np.int32)
-    grouped = np.stack([np.asarray(images[rows]) for rows in index.rows])
-    data = RealData(*spread(layout, (grouped, labels, index.counts)))
-    real = jnp.arange(len(data.counts)) < num_classes
-    return data._replace(counts=jnp.where(real, data.counts, 0))
+    grouped = spread_rows(
+        layout, lambda rows: np.asarray(images[rows]), index.rows, images.shape[1:]
+    )
+    labels = spread(layout, np.arange(num_classes, dtype=np.int32))
+    return RealData(grouped, labels, spread(layout, _padded(index.counts, layout)))
 
 
 def make_pool(kept: np.ndarray, layout: Layout) -> Pool:
     """The pool of the images marked True in bool `[C, m]`."""
     order = np.argsort(~kept, axis=1, kind="stable").astype(np.int32)
-    pool = Pool(*spread(layout, (order, kept.sum(1).astype(np.int32))))
-    real = jnp.arange(len(pool.counts)) < len(kept)
-    return pool._replace(counts=jnp.where(real, pool.counts, 0))
+    counts = _padded(kept.sum(1).astype(np.int32), layout)
+    return Pool(*spread(layout, (order, counts)))
+
+
+def _padded(counts, layout):
+    """Counts with zeros for the classes that only fill the devices."""
+    return np.pad(counts, (0, layout.padded(len(counts)) - len(counts)))
 
 
 def draw_images(

@@ -25,7 +25,10 @@ from d4a_jax.training import Normalization
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that stays the same during a run, and its compiled programs."""
+    """Everything that stays the same during a run, and its compiled programs.
+
+    `workdir` is None where nothing is written: in memory, and in all processes but one.
+    """
 
     config: Config
     dataset: Dataset
