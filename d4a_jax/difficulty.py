@@ -21,6 +21,8 @@ from d4a_jax.ensemble import Ensemble, ProgressHook, Subsets, TrainingImages
 from d4a_jax.fileio import save_array_atomic
 from d4a_jax.networks import create_network
 from d4a_jax.parallel import Layout, spread, to_host
+from d4a_jax.processes import any_of
+from d4a_jax.streaming import place, place_everywhere
 from d4a_jax.training import Normalization
 
 
@@ -91,17 +93,19 @@ def cross_fit(
         layout,
         config.runtime.predict_batch,
     )
-    images, labels = np.asarray(dataset.train_images), dataset.train_labels
+    images, labels = dataset.train_images, dataset.train_labels
+    budget_gb = config.runtime.image_memory_gb
     variables = ensemble.fit(
         rng.stream(key, "networks"),
-        TrainingImages(images, labels),
+        TrainingImages(place_everywhere(images, layout, budget_gb), labels),
         subsets,
         ensemble.total_steps(
             int(subsets.counts.min()), settings.epochs, settings.max_steps
         ),
         progress,
     )
-    result = ensemble.predict(variables, *spread(layout, (images, labels)), measures)
+    judged = place(images, np.arange(count), layout, budget_gb)
+    result = ensemble.predict(variables, judged, spread(layout, labels), measures)
     network_fold = np.repeat(np.arange(settings.folds), settings.networks)
     held_out = fold[:, None] == network_fold
     return Difficulty(
@@ -127,7 +131,8 @@ def load_or_cross_fit(
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     path = Path(cache_dir) / f"difficulty-{digest[:16]}.npy"
-    if path.exists():
+    # One process without the file makes it necessary to measure in all of them.
+    if not any_of(not path.exists())[0]:
         return Difficulty(*np.load(path, allow_pickle=False))
     difficulty = cross_fit(jax.random.key(0), dataset, config, layout, progress)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -129,11 +129,13 @@ def _make_segment(
     total, sizes = run.config.steps_per_segment, run.config.segment_sizes
     _, advance = run.programs(sizes[state.stage], state.stage > 0)
     task, steps = segment_task(run, state), _steps_per_call(run)
+    read_ahead = run.read_ahead(state.stage > 0)
     saved = time.monotonic()
     label = f"segment {state.stage + 1} of {len(sizes)}"
     with run.journal.progress(label, total, state.step) as bar:
         while state.step < total:
             key = segment_key(run, state)
+            read_ahead(key, state.step, steps, task)
             segment, metrics = advance(
                 key, state.step, steps=steps, state=state.segment, task=task
             )
@@ -176,7 +178,9 @@ def _steps_per_call(run: Run) -> int:
     """Steps between two looks by the host: a divisor of a segment's steps."""
     wanted = run.config.runtime.steps_per_call
     if not wanted:
-        wanted = 1 if jax.default_backend() == "cpu" else 100
+        # Images that are read ahead are those of a call.
+        short = run.streams or jax.default_backend() == "cpu"
+        wanted = 1 if short else 100
     total = run.config.steps_per_segment
     return next(n for n in range(min(wanted, total), 0, -1) if total % n == 0)
 

@@ -26,6 +26,7 @@ from d4a_jax.parallel import (
     replicate,
     spread,
 )
+from d4a_jax.streaming import Images
 from d4a_jax.training import (
     Batch,
     NetworkState,
@@ -43,7 +44,7 @@ ProgressHook = Callable[[int, int, dict], None]
 class TrainingImages(NamedTuple):
     """Stored images uint8 `[n, h, w, c]` and labels int32 `[n]`; all networks' share."""
 
-    images: jax.Array
+    images: Images
     labels: jax.Array
 
 
@@ -230,6 +231,7 @@ class Ensemble:
 
         def on_batch(variables, batch):
             images, labels = batch
+            images = images[...]  # Images on the host are read here.
             if self.layout.chunk == 1:
                 logits = lax.map(lambda v: logits_of(v, images), variables)
             else:
@@ -238,7 +240,7 @@ class Ensemble:
 
         def local(variables, arrays):
             images, labels = arrays
-            flat = (images.reshape(-1, *images.shape[labels.ndim :]), labels.ravel())
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[labels.ndim :]), arrays)
             out = map_batches(
                 lambda batch: on_batch(variables, batch), flat, self.predict_batch
             )

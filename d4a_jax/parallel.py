@@ -11,6 +11,7 @@ every process holds the parts of its own devices, and `to_host` gathers what all
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from d4a_jax.processes import any_of
 
 AXIS = "items"
 
@@ -139,6 +142,37 @@ def _place(array, sharding):
         return jax.jit(_identity, out_shardings=sharding)(array)
     array = np.asarray(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda i: array[i])
+
+
+def exceeds_memory(layout: Layout, size: int, budget_gb: float | None) -> bool:
+    """Whether so many bytes are too many for each device, the same in all processes.
+
+    Args:
+      layout: the devices.
+      size: bytes on a device.
+      budget_gb: what images may take there, in 1e9 bytes; None for a quarter of its
+        memory, which leaves room for networks and batches.
+    """
+    budget = _device_memory(layout) / 4 if budget_gb is None else budget_gb * 1e9
+    return any_of(size > budget)[0]
+
+
+def _device_memory(layout):
+    """Bytes of a device; devices on the CPU share those of the host."""
+    local = layout.mesh.local_devices
+    stats = local[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf  # Unknown, as on Windows: the images go on the devices.
+    return whole / len(local)
+
+
+def local_parts(array: jax.Array) -> list[np.ndarray]:
+    """What the devices of this process hold of an array."""
+    return [np.asarray(shard.data) for shard in array.addressable_shards]
 
 
 def _identity(array):

@@ -1,12 +1,14 @@
 """What stays the same during a run: configuration, data, networks and programs."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config, ConfigError
@@ -19,7 +21,8 @@ from d4a_jax.networks import Network, create_network
 from d4a_jax.parallel import Layout, compiled, make_layout
 from d4a_jax.real_data import ClassIndex, RealData, index_classes, load_real_data
 from d4a_jax.segments import pixel_learning_rate, pixel_optimizer, segment_functions
-from d4a_jax.surrogates import SURROGATES, SurrogateContext
+from d4a_jax.streaming import HostImages, ReadAhead
+from d4a_jax.surrogates import SURROGATES, Surrogate, SurrogateContext
 from d4a_jax.training import Normalization
 
 
@@ -49,11 +52,13 @@ class Run:
 
     @cached_property
     def data(self) -> RealData:
-        return load_real_data(self.dataset.train_images, self.index, self.layout)
+        budget_gb = self.config.runtime.image_memory_gb
+        images = self.dataset.train_images
+        return load_real_data(images, self.index, self.layout, budget_gb)
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(self.dataset, self.layout)
+        return Judge(self.dataset, self.layout, self.config.runtime.image_memory_gb)
 
     @cached_property
     def ensemble(self) -> Ensemble:
@@ -84,34 +89,59 @@ class Run:
     def _programs(self) -> dict:
         return {}
 
+    def _surrogate(self, has_previous: bool) -> Surrogate:
+        context = SurrogateContext(
+            self.config, self.network, self.normalize, self.layout, has_previous
+        )
+        return SURROGATES[self.config.matching.surrogate](context)
+
+    def _uses_previous(self, has_previous: bool) -> bool:
+        return has_previous and (
+            self.config.regularizer.name != "none"
+            or self.config.network_training.data == "earlier"
+        )
+
     def programs(self, size: int, has_previous: bool):
         """Compiled `init` and `advance` for segments of a size.
 
         The first segment has a program of its own: it has nothing to regularize on.
         """
-        uses_previous = (
-            self.config.regularizer.name != "none"
-            or self.config.network_training.data == "earlier"
-        )
-        key = (size, has_previous and uses_previous)
+        key = (size, self._uses_previous(has_previous))
         if key not in self._programs:
-            context = SurrogateContext(
-                self.config, self.network, self.normalize, self.layout, key[1]
-            )
             optimizer = pixel_optimizer(
                 pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
                 self.config.matching.momentum,
                 self.dataset.num_classes,
             )
-            surrogate = SURROGATES[self.config.matching.surrogate](context)
             init, advance = segment_functions(
-                self.config, surrogate, optimizer, self.layout, size
+                self.config, self._surrogate(key[1]), optimizer, self.layout, size
             )
             self._programs[key] = (
                 compiled(init),
                 compiled(advance, donate=("state",), static=("steps",)),
             )
         return self._programs[key]
+
+    @property
+    def streams(self) -> bool:
+        """Whether the real images are left on the host; see `streaming`."""
+        return isinstance(self.data.images, HostImages)
+
+    def read_ahead(self, has_previous: bool) -> Callable[..., None]:
+        """To be called with (key, step, steps, task) before `advance` is.
+
+        Where images are left on the host, it starts to read those of the next call.
+        """
+        reads = self._surrogate(self._uses_previous(has_previous)).reads
+        if reads is None or not self.streams:
+            return lambda key, first, steps, task: None
+
+        def of_steps(key, first, task, steps):
+            numbers = first + jnp.arange(steps)
+            return lax.map(lambda step: reads(key, step, task), numbers)
+
+        of_steps = compiled(of_steps, static=("steps",))
+        return ReadAhead(of_steps, self.data.images.reader)
 
 
 def check_fit(config: Config, dataset: Dataset) -> None:

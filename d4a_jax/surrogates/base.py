@@ -45,12 +45,16 @@ class Surrogate(NamedTuple):
       update: (key, step, state, pixels, task) -> (StepResult, state); `pixels` are
         float32 `[C, n, h, w, c]` in [0, 1], `step` counts from 0 within the segment
         and keys are derived from it.
+      reads: (key, step, task) -> rows of `task.data.images.rows` `[..., k]` that `update`
+        reads together in a step, where the images are left on the host; they are then
+        read ahead. None reads nothing ahead.
     """
 
     init: Callable[[jax.Array, Task], Any]
     update: Callable[
         [jax.Array, jax.Array, Any, jax.Array, Task], tuple[StepResult, Any]
     ]
+    reads: Callable[[jax.Array, jax.Array, Task], Any] | None = None
 
 
 class SurrogateContext(NamedTuple):

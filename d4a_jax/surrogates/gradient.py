@@ -31,7 +31,11 @@ from d4a_jax.parallel import map_items
 from d4a_jax.real_data import Pool, RealData
 from d4a_jax.regularizers import REGULARIZERS, RegularizerContext
 from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext
-from d4a_jax.surrogates.network_updates import fresh_network, train_between_steps
+from d4a_jax.surrogates.network_updates import (
+    fresh_network,
+    reads_between_steps,
+    train_between_steps,
+)
 
 
 class _Classes(NamedTuple):
@@ -70,7 +74,17 @@ def gradient_matching(context: SurrogateContext) -> Surrogate:
         loss = jnp.sum(jnp.where(real, losses, 0.0)) / jnp.sum(real)
         return StepResult(gradient, {"matching_loss": loss}), state
 
-    return Surrogate(init, update)
+    def reads(key, step, task):
+        of_classes = map_items(
+            context.layout,
+            lambda key, items, i: _rows_of_class(context, key, items, i),
+            rng.stream(key, "matching", step),
+            (task.data, task.pool),
+        )
+        key = rng.stream(key, "network_batches", step)
+        return of_classes, reads_between_steps(key, context, task)
+
+    return Surrogate(init, update, reads)
 
 
 class _ClassStep(NamedTuple):
@@ -108,16 +122,6 @@ class _ClassStep(NamedTuple):
             lambda params: self.loss(params, images, weights), self.params, self.layers
         )
 
-    def real_gradient(self, name, images, index, positions, count):
-        """g_c of a batch drawn from the first `count` of the given positions.
-
-        `images` are those of all classes: only the drawn rows are read.
-        """
-        size = self.context.config.matching.batch_real
-        drawn = rng.sample_without_replacement(
-            rng.stream(self.key, name), count, len(positions), size
-        )
-        return self.gradient(images[index, positions[drawn]])
 
 
 def _match_class(context, shared, classes, index):
@@ -131,11 +135,11 @@ def _match_class(context, shared, classes, index):
     key = jax.random.fold_in(key, label)
     step = _ClassStep(context, variables, label, key, layers)
 
-    data, pool = classes.data, classes.pool
-    target = step.real_gradient(
-        "real", data.images, index, pool.positions[index], pool.counts[index]
-    )
-    penalty = _regularizer(step, classes, index, num_previous)
+    batches = _real_batches(context, key, classes.data, classes.pool, index)
+    # Of the images of all classes only the drawn rows are read.
+    real = {n: classes.data.images[index, drawn] for n, drawn in batches.items()}
+    target = step.gradient(real["real"])
+    penalty = _regularizer(step, classes, index, num_previous, real)
 
     def objective(gradient):
         return distance(matching.distance, gradient, target) + penalty(gradient)
@@ -145,6 +149,41 @@ def _match_class(context, shared, classes, index):
     )
     value, gradient = pixel_gradient(objective, step.loss, step.params, images, layers)
     return value, pull_back(gradient)[0]
+
+
+def _real_batches(context, key, data, pool, index):
+    """Positions of the real images that a class draws in a step, by the batch's name.
+
+    Args:
+      context: static surroundings.
+      key: of the step and the class.
+      data: of the classes on this device.
+      pool: of the same classes.
+      index: of the class among them.
+    """
+    size = context.config.matching.batch_real
+    draw = lambda name, count: rng.sample_without_replacement(
+        rng.stream(key, name), count, pool.positions.shape[1], size
+    )
+    batches = {"real": pool.positions[index][draw("real", pool.counts[index])]}
+    if "whole_class" in _regularizer_needs(context):
+        batches["whole_class"] = draw("whole_class", data.counts[index])
+    return batches
+
+
+def _rows_of_class(context, key, items, index):
+    """Rows on the host of the batches of a class."""
+    data, pool = items
+    key = jax.random.fold_in(key, data.labels[index])
+    batches = _real_batches(context, key, data, pool, index)
+    return {name: data.images.rows[index, drawn] for name, drawn in batches.items()}
+
+
+def _regularizer_needs(context):
+    name = context.config.regularizer.name
+    if not context.has_previous or name == "none":
+        return frozenset()
+    return REGULARIZERS[name][1]
 
 
 def _form(step, pixels):
@@ -159,7 +198,7 @@ def _form(step, pixels):
     return formed[rng.sample_without_replacement(key, total, total, size)]
 
 
-def _regularizer(step, classes, index, num_previous):
+def _regularizer(step, classes, index, num_previous, real):
     """The weighted regularizer of the class as a function of the new gradient."""
     config = step.context.config
     if not step.context.has_previous or config.regularizer.name == "none":
@@ -167,11 +206,7 @@ def _regularizer(step, classes, index, num_previous):
     term, needs = REGULARIZERS[config.regularizer.name]
     whole, previous, previous_loss = None, None, None
     if "whole_class" in needs:
-        data = classes.data
-        everything = jnp.arange(data.images.shape[1])
-        whole = step.real_gradient(
-            "whole_class", data.images, index, everything, data.counts[index]
-        )
+        whole = step.gradient(real["whole_class"])
     if needs & {"previous", "previous_loss"}:
         earlier, weights = _previous_batch(step, classes.previous[index], num_previous)
     if "previous" in needs:

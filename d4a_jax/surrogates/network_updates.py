@@ -7,7 +7,8 @@ from jax import lax
 from d4a_jax import rng
 from d4a_jax.formation import form_tiles
 from d4a_jax.parallel import split_batch
-from d4a_jax.real_data import Pool, draw_images
+from d4a_jax.real_data import Pool, draw_images, draw_positions
+from d4a_jax.streaming import owned_rows
 from d4a_jax.surrogates.base import SurrogateContext, Task
 from d4a_jax.training import Batch, NetworkState, sgd, start, train_step
 
@@ -50,8 +51,25 @@ def train_between_steps(
     training = context.config.network_training
     if not training.images_per_step:
         return state
-    batches = -(-training.images_per_step // training.batch_size)
-    return _train(key, context, state, task, batches * training.batch_size)
+    return _train(key, context, state, task, _images_between_steps(training))
+
+
+def reads_between_steps(
+    key: jax.Array, context: SurrogateContext, task: Task
+) -> jax.Array | None:
+    """Rows `[devices, k]` of images on the host that `train_between_steps` reads."""
+    training = context.config.network_training
+    pool = _pool(context, task)
+    if not training.images_per_step or pool is None:
+        return None
+    size = _images_between_steps(training)
+    drawn = draw_positions(rng.stream(key, "draw"), pool, size)
+    return owned_rows(task.data.images, *drawn)
+
+
+def _images_between_steps(training):
+    """`images_per_step`, rounded up to whole batches."""
+    return -(-training.images_per_step // training.batch_size) * training.batch_size
 
 
 def _train(key, context, state, task, size):
@@ -81,14 +99,22 @@ def _train(key, context, state, task, size):
 
 def _draw(key, context, task, size):
     """Training images (uint8, or float32 in [0, 1] if formed) and their labels."""
+    pool = _pool(context, task)
+    if pool is None:
+        return _draw_previous(key, context, task, size)
+    return draw_images(key, task.data, pool, size)
+
+
+def _pool(context, task):
+    """The real images that networks are trained on; None for earlier segments."""
     source = context.config.network_training.data
+    if source == "earlier" and context.has_previous:
+        return None
+    if source == "filtered":
+        return task.pool
     classes, capacity = task.pool.positions.shape
     everything = jnp.broadcast_to(jnp.arange(capacity), (classes, capacity))
-    whole = Pool(everything, task.data.counts)
-    if source == "earlier" and context.has_previous:
-        return _draw_previous(key, context, task, size)
-    pool = task.pool if source == "filtered" else whole
-    return draw_images(key, task.data, pool, size)
+    return Pool(everything, task.data.counts)
 
 
 def _draw_previous(key, context, task, size):
