@@ -70,10 +70,10 @@ def make_layout(devices: int = 0, chunk: int = 0) -> Layout:
             f"runtime.devices is {devices}; there are {len(available)} "
             f"{available[0].platform} devices."
         )
-    if len({device.process_index for device in used}) < jax.process_count():
+    if len({d.process_index for d in used}) < jax.process_count():
         raise ValueError(
-            f"runtime.devices is {devices}; each of the {jax.process_count()} processes "
-            f"must have one of them, so it must be 0 or {len(available)}."
+            f"runtime.devices is {devices}; each of the {jax.process_count()} "
+            f"processes must have one of them, so it must be 0 or {len(available)}."
         )
     mesh = jax.make_mesh(
         (len(used),), (AXIS,), axis_types=(AxisType.Auto,), devices=used

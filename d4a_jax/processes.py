@@ -10,11 +10,13 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
 _T = TypeVar("_T")
@@ -83,10 +85,12 @@ def join(
 
     Raises:
       ValueError: only some of the arguments are given, one is out of its range, or
-        none is given and no launcher is known.
+        none is given and JAX knows no launcher.
       ProcessLostError: the others do not come in time.
     """
     _check_arguments(coordinator, num_processes, process_id)
+    # Signals are the program's own affair.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -94,13 +98,32 @@ def join(
             process_id,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
-        # The devices connect now, while all processes are at the same place: later one
-        # may still compile what another has already begun, and connecting times out.
-        multihost_utils.sync_global_devices("join")
+        _connect_devices()
+    except ValueError as error:
+        raise ValueError(
+            "No launcher that JAX knows has started this process (Cloud TPU, SLURM, "
+            "Open MPI); give --coordinator, --num_processes and --process_id."
+        ) from error
     except RuntimeError as error:
         raise ProcessLostError(
             f"The processes did not find each other: {_first_line(error)}"
         ) from error
+
+
+def _connect_devices():
+    """Lets all devices exchange something while all processes are at one place.
+
+    They connect at the first exchange and wait only half a minute for each other, in
+    which a process may still compile what another one has already begun.
+    """
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), (AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("all"))
+    ones = jax.make_array_from_callback(
+        (jax.device_count(),), sharding, lambda index: np.ones(1, np.int32)
+    )
+    total = jax.jit(jnp.sum).lower(ones).compile()
+    _wait("compiled")
+    total(ones).block_until_ready()
 
 
 def _check_arguments(coordinator, num_processes, process_id):
@@ -189,15 +212,20 @@ def loss_of(error: BaseException) -> ProcessLostError | None:
     )
 
 
-def leave(status: int) -> NoReturn:
-    """Ends this process at once.
+def failed(status: int) -> int:
+    """Ends this process with a status at once if it is one of several.
 
     The ordinary end waits minutes for the others to end as well, which after a failure
     they do not.
+
+    Returns:
+      The status, in a single process.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _first_line(error: BaseException) -> Any:

@@ -64,12 +64,17 @@ def begin_segment(run: Run, state: RunState) -> RunState:
 
 
 def first_state(run: Run) -> RunState:
-    """The beginning: every real image is kept, nothing is finished."""
+    """The state before the first step of the first segment."""
+    return begin_segment(run, empty_state(run))
+
+
+def empty_state(run: Run) -> RunState:
+    """The beginning: every real image is kept, nothing is finished or in the making."""
     shape = (run.dataset.num_classes, run.config.synthetic.images_per_class)
     finished = np.zeros((*shape, *run.dataset.image_shape), np.uint8)
     valid = run.index.valid
     easy = np.zeros_like(valid)
-    return begin_segment(run, RunState(0, 0, 0, None, finished, valid, easy, ()))
+    return RunState(0, 0, 0, None, finished, valid, easy, ())
 
 
 def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
@@ -116,10 +121,8 @@ def _arrays(state: RunState) -> dict:
 
 def _abstract(run: Run, record: dict) -> dict:
     """Shapes and shardings of a checkpoint; segments may differ in size."""
-    state = first_state(run)._replace(stage=record["stage"])
-    if state.stage == len(run.config.segment_sizes):
-        state = state._replace(segment=None)
-    else:
+    state = empty_state(run)._replace(stage=record["stage"])
+    if state.stage < len(run.config.segment_sizes):
         state = begin_segment(run, state)
     return jax.tree.map(_abstract_leaf, _arrays(state))
 

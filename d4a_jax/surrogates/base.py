@@ -45,9 +45,9 @@ class Surrogate(NamedTuple):
       update: (key, step, state, pixels, task) -> (StepResult, state); `pixels` are
         float32 `[C, n, h, w, c]` in [0, 1], `step` counts from 0 within the segment
         and keys are derived from it.
-      reads: (key, step, task) -> rows of `task.data.images.rows` `[..., k]` that `update`
-        reads together in a step, where the images are left on the host; they are then
-        read ahead. None reads nothing ahead.
+      reads: (key, step, task) -> tree of rows on the host `[..., k]` that `update`
+        reads together in a step, where the images are left there (see `streaming`);
+        they are then read ahead. None reads nothing ahead.
     """
 
     init: Callable[[jax.Array, Task], Any]
