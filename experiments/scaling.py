@@ -6,14 +6,15 @@ Writes `scaling.json` and `scaling.png` into the folder. On random images:
 
     segments   a matching step of the last segment against all images per class
     classes    a matching step against the classes
-    devices    a matching step against the devices (on a CPU eight made-up ones, which
-               share its cores)
-    real       the filter's pass, and training for the evaluation, against real images
     placement  a matching step with real images on the devices and on the host, where
                they are memory-mapped, against the bytes that it draws
+    real       the filter's pass, and training for the evaluation, against real images
+    devices    a matching step against the devices (on a CPU eight made-up ones, which
+               share its cores)
 
-Seconds are medians over rounds; in a round every point of a curve has its turn. Memory
-is that of the program on a device, by the compiler: arguments, results, temporaries.
+Nothing is augmented or mixed. Seconds are medians over rounds; in a round every point
+of a curve has its turn. Memory is that of the program on a device, by the compiler:
+arguments, results, temporaries.
 """
 
 import os
@@ -67,10 +68,12 @@ def main(unused_argv) -> None:
     scale = curves.ON_CPU if jax.default_backend() == "cpu" else curves.ON_ACCELERATOR
     folder = Path(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    results = [curves.measure(name, scale, _REPEATS.value) for name in names]
-    report = {"scale": scale._asdict(), "curves": [r.to_dict() for r in results]}
-    write_json_atomic(folder / "scaling.json", environment() | report)
-    curves.draw(results, folder / "scaling.png")
+    results = []
+    for name in names:
+        results.append(curves.measure(name, scale, _REPEATS.value))
+        report = {"scale": scale._asdict(), "curves": [r.to_dict() for r in results]}
+        write_json_atomic(folder / "scaling.json", environment() | report)
+        curves.draw(results, folder / "scaling.png")
     print(show(results))
 
 

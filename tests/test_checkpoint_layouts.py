@@ -20,7 +20,8 @@ def state_on(devices):
     if jax.device_count() < devices:
         pytest.skip(f"needs {devices} (fake) devices")
     layout = parallel.make_layout(devices)
-    weights = parallel.replicate(layout, {"kernel": np.arange(16.0), "count": np.int32(3)})
+    weights = {"kernel": np.arange(16.0), "count": np.int32(3)}
+    weights = parallel.replicate(layout, weights)
     kept = np.arange(CLASSES) % 2 == 0
     return {"pixels": parallel.spread(layout, PIXELS), "net": weights, "kept": kept}
 

@@ -47,8 +47,11 @@ class Scale(NamedTuple):
     growth: tuple[int, ...]
 
 
-ON_CPU = Scale("convnet:width=16:depth=2", 16, 2, 64, 16, 2, 2, (1, 2, 4, 8))
+ON_CPU = Scale("convnet:width=16:depth=1", 16, 2, 64, 16, 2, 2, (1, 2, 4))
 ON_ACCELERATOR = Scale("convnet", 32, 10, 500, 64, 10, 20, (1, 2, 4, 8))
+
+# What takes long to compile and belongs to no curve.
+_PLAIN = {"augmentation": "none", "cutmix_probability": 0.0}
 
 
 class Point(NamedTuple):
@@ -99,10 +102,14 @@ def _run(scale: Scale, mapped: str | None = None, **changes: Any) -> Run:
                 "images_per_class": scale.segment * values["segments"],
                 "segments": values["segments"],
             },
-            "matching": {"batch_real": scale.batch_real, "batch_syn_max": 16},
-            "network_training": {"images_per_step": 64},
+            "matching": {
+                "batch_real": scale.batch_real,
+                "batch_syn_max": 4 * scale.segment,
+                "augmentation": "none",
+            },
+            "network_training": {"images_per_step": 64, **_PLAIN},
             "regularizer": {"name": "union"},
-            "evaluation": {"repeats": 1},
+            "evaluation": {"repeats": 1, **_PLAIN},
             "runtime": {
                 "devices": values["devices"],
                 "image_memory_gb": values["image_memory_gb"],
@@ -185,7 +192,7 @@ def _classes(scale: Scale, folder: Path) -> _Points:
 
 
 def _devices(scale: Scale, folder: Path) -> _Points:
-    counts = [n for n in (1, 2, 4, 8) if n <= jax.local_device_count()]
+    counts = [n for n in (1, 2, 8) if n <= jax.local_device_count()]
     make = lambda n: _step(scale, _run(scale, classes=8, devices=n))
     return {"matching step, 8 classes": [(n, make(n)) for n in counts]}
 
@@ -203,7 +210,7 @@ def _real(scale: Scale, folder: Path) -> _Points:
 
 def _placement(scale: Scale, folder: Path) -> _Points:
     lines: _Points = {"on the device": [], "on the host": []}
-    for factor in scale.growth[:3]:
+    for factor in scale.growth[:2]:
         for label, budget in (("on the device", None), ("on the host", 0.0)):
             batch = scale.batch_real * factor
             run = _run(
@@ -220,9 +227,9 @@ def _placement(scale: Scale, folder: Path) -> _Points:
 CURVES = {
     "segments": ("images per class in all segments", _segments),
     "classes": ("classes", _classes),
-    "devices": ("devices", _devices),
-    "real": ("real images", _real),
     "placement": ("MB of real images drawn in a step", _placement),
+    "real": ("real images", _real),
+    "devices": ("devices", _devices),
 }
 
 
