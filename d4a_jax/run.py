@@ -132,7 +132,8 @@ class Run:
 
         Where images are left on the host, it starts to read those of the next call.
         """
-        reads = self._surrogate(self._uses_previous(has_previous)).reads
+        uses_previous = self._uses_previous(has_previous)
+        reads = self._surrogate(uses_previous).reads
         if reads is None or not self.streams:
             return lambda key, first, steps, task: None
 
@@ -140,8 +141,10 @@ class Run:
             numbers = first + jnp.arange(steps)
             return lax.map(lambda step: reads(key, step, task), numbers)
 
-        of_steps = compiled(of_steps, static=("steps",))
-        return ReadAhead(of_steps, self.data.images.reader)
+        key = ("reads", uses_previous)
+        if key not in self._programs:
+            self._programs[key] = compiled(of_steps, static=("steps",))
+        return ReadAhead(self._programs[key], self.data.images.reader)
 
 
 def check_fit(config: Config, dataset: Dataset) -> None:

@@ -39,7 +39,7 @@ class HostReader:
     """
 
     def __init__(self, images: np.ndarray):
-        self._images = images
+        self._images = np.asarray(images)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="images")
         # Rows of this call and of the next one, by their bytes.
         self._now: dict[bytes, Future] = {}

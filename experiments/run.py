@@ -13,7 +13,6 @@ all can reach: started by `srun` or `mpirun`, on a Cloud TPU pod slice with
 """
 
 import dataclasses
-import os
 import signal
 import sys
 import time
@@ -40,6 +39,8 @@ from d4a_jax.parallel import make_layout  # noqa: E402
 from d4a_jax.run import check_fit  # noqa: E402
 from d4a_jax.workdir import Workdir  # noqa: E402
 from experiments import cli, config_flag  # noqa: E402
+
+_PROCESS_LOST = 75  # What sysexits.h calls a temporary failure: try again.
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; by default runs/NAME-OF-THE-CONFIGURATION."
@@ -197,7 +198,7 @@ def main(choice: config_flag.Choice) -> int:
             traceback.print_exc()
             return processes.failed(1)
         print(lost, file=sys.stderr)
-        return processes.failed(os.EX_TEMPFAIL)
+        return processes.failed(_PROCESS_LOST)
 
 
 def _distill(choice):

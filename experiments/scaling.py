@@ -4,6 +4,7 @@
 
 Writes `scaling.json` and `scaling.png` into the folder. On random images:
 
+    reading    images on the host, read at random rows, against their number
     segments   a matching step of the last segment against all images per class
     classes    a matching step against the classes
     placement  a matching step with real images on the devices and on the host, where

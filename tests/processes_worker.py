@@ -51,7 +51,7 @@ def main(options):
         if lost is None:
             raise
         print(lost, file=sys.stderr)
-        processes.failed(os.EX_TEMPFAIL)
+        processes.failed(75)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Curves of the cost: what is varied, how a point is measured, and their plot."""
 
 import dataclasses
+import os
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from d4a_jax.journal import Journal
 from d4a_jax.log import logger
 from d4a_jax.run import Run, prepare
 from d4a_jax.run_state import begin_segment, empty_state, segment_key, segment_task
+from d4a_jax.streaming import HostReader
 from experiments.benchmark.cases import Case, random_images
 from experiments.benchmark.measure import in_turns, program_memory
 
@@ -52,6 +54,8 @@ ON_ACCELERATOR = Scale("convnet", 32, 10, 500, 64, 10, 20, (1, 2, 4, 8))
 
 # What takes long to compile and belongs to no curve.
 _PLAIN = {"augmentation": "none", "cutmix_probability": 0.0}
+# ImageNet's usual size.
+_LARGE = (224, 224, 3)
 
 
 class Point(NamedTuple):
@@ -224,7 +228,40 @@ def _placement(scale: Scale, folder: Path) -> _Points:
     return lines
 
 
+def _reading(scale: Scale, folder: Path) -> _Points:
+    """Rows drawn at random, 64 of a class, from a file in the cache or on the disk."""
+    path, total = folder / "images.npy", 1024
+    rng = np.random.default_rng(0)
+    np.save(path, rng.integers(0, 256, (total, *_LARGE), np.uint8))
+    os.sync()
+
+    def reads(classes, forget):
+        rows = rng.integers(0, total, (classes, 64), np.int32)
+
+        def call():
+            if forget:
+                _drop_from_cache(path)
+            HostReader(np.load(path, mmap_mode="r")).gather(rows)
+
+        return Point(call, 1, 0)
+
+    counts = (1, 4, 16)
+    kinds = {"file in the page cache": False}
+    if hasattr(os, "posix_fadvise"):
+        kinds["file on the disk"] = True
+    return {
+        label: [(64 * n, reads(n, forget)) for n in counts]
+        for label, forget in kinds.items()
+    }
+
+
+def _drop_from_cache(path):
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 CURVES = {
+    "reading": ("images of 224 x 224 pixels read", _reading),
     "segments": ("images per class in all segments", _segments),
     "classes": ("classes", _classes),
     "placement": ("MB of real images drawn in a step", _placement),
