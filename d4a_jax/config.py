@@ -7,6 +7,7 @@ defaults. `from_dict` builds one from nested mappings (such as an
 
 import dataclasses
 import difflib
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -309,7 +310,7 @@ def _is_int(value):
 
 
 def _is_finite(value):
-    return not isinstance(value, bool) and abs(value) < float("inf")
+    return not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _type_name(options):
