@@ -4,6 +4,10 @@ Orbax restores flipped bits without notice, lists an empty directory as a step a
 silently skips a save below the newest step that it sees. So every checkpoint carries
 the SHA-256 of each leaf and of its record, restoring falls back to the newest step that
 is intact, and damaged ones are put aside.
+
+With several processes all of them write and read their own parts, and a checkpoint is
+damaged for all where it is for one. It can be read with other devices than it was
+written with.
 """
 
 import gc
@@ -15,10 +19,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import keystr
 from orbax.checkpoint import v1 as ocp
 
 from d4a_jax import fileio
 from d4a_jax.log import logger
+from d4a_jax.parallel import to_host
+from d4a_jax.processes import any_of, by_main, is_main, loss_of, of_main
 
 _POLICIES = ocp.training.preservation_policies
 _ASIDE = "damaged"
@@ -75,17 +84,24 @@ class CheckpointStore:
 
         Raises:
           CheckpointError: it could not be written; earlier ones are untouched.
+          ProcessLostError: another process is gone.
         """
-        metadata = {"record": record, "sha256": _digests(state, record)}
+        later = [other for other in of_main(self._steps()) if other > step]
         try:
-            for later in filter(lambda other: other > step, self._steps()):
-                self._orbax.delete(later)
+            metadata = {
+                "record": record,
+                "record_sha256": _digest_of_record(record),
+                "leaves": _describe(state),
+            }
+            for other in later:
+                self._orbax.delete(other)
             saved = self._orbax.save(
                 step, state, overwrite=True, custom_metadata=metadata
             )
         except Exception as error:
             # A full disk surfaces as nearly any exception of the storage layers.
             self._failed = True
+            _raise_if_lost(error)
             raise CheckpointError(
                 f"Checkpoint {step} could not be written to {self._directory} "
                 f"({_reason(error)}); free the disk and give the same command again: "
@@ -108,14 +124,18 @@ class CheckpointStore:
 
         Returns:
           Step, state and record; None where there is no intact checkpoint.
+
+        Raises:
+          ProcessLostError: another process is gone.
         """
-        for step in sorted(self._steps(), reverse=True):
+        for step in sorted(of_main(self._steps()), reverse=True):
             if milestone and not self._is_milestone(step):
                 continue
             try:
                 return step, *self._read(step, abstract_state)
             except Exception as error:  # pylint: disable=broad-except
                 # Damage surfaces as nearly any exception of the storage layers.
+                _raise_if_lost(error)
                 reason = _reason(error)
             _drop_unfinished_reads()
             self._put_aside(step, reason)
@@ -127,25 +147,45 @@ class CheckpointStore:
         return [int(name) for name in names if name.isdecimal()]
 
     def _read(self, step, abstract_state):
-        metadata = self._orbax.metadata(step).custom_metadata
-        record, expected = metadata["record"], metadata["sha256"]
-        if expected["record"] != _digest_of_record(record):
-            raise ValueError("SHA-256 of its record differs")
-        abstract = abstract_state(record)
-        state = self._orbax.load(step, abstract)
-        # Orbax restores NumPy leaves in whatever shape it finds.
-        _check_shapes(state, abstract)
-        found = _digests(state, record)
-        wrong = [name for name in expected if found.get(name) != expected[name]]
-        if wrong or len(found) != len(expected):
+        """State and record; raises in all processes what is wrong in one of them."""
+        loaded, problem = None, None
+        try:
+            loaded = self._load(step, abstract_state)
+        except Exception as error:  # pylint: disable=broad-except
+            _raise_if_lost(error)
+            problem = error
+        if any_of(problem is not None)[0]:
+            raise problem or ValueError("another process cannot read it")
+        state, wanted, record, leaves = loaded
+        found = _describe(state)
+        wrong = [name for name, leaf in leaves.items() if found.get(name) != leaf]
+        if wrong or len(found) != len(leaves):
             raise ValueError(f"SHA-256 of {', '.join(wrong) or 'its leaves'} differs")
-        return state, record
+        return jax.tree.map(_fit, state, wanted), record
+
+    def _load(self, step, abstract_state):
+        """State as stored, what is wanted of it, record and digests."""
+        metadata = self._orbax.metadata(step).custom_metadata
+        record, leaves = metadata["record"], metadata["leaves"]
+        if metadata["record_sha256"] != _digest_of_record(record):
+            raise ValueError("SHA-256 of its record differs")
+        wanted = abstract_state(record)
+        stored = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _as_stored(leaf, leaves[keystr(path)]["shape"]), wanted
+        )
+        state = self._orbax.load(step, stored)
+        # Orbax restores NumPy leaves in whatever shape it finds.
+        _check_shapes(state, stored)
+        return state, wanted, record, leaves
 
     def _put_aside(self, step: int, reason: str) -> None:
         """Moves a checkpoint where it neither counts as one nor hides another."""
         source = self._directory / str(step)
-        logger.warning("Checkpoint %s is damaged and is left out (%s).", source, reason)
-        fileio.put_aside(source, self._directory / _ASIDE)
+        if is_main():
+            logger.warning(
+                "Checkpoint %s is damaged and is left out (%s).", source, reason
+            )
+        by_main(lambda: fileio.put_aside(source, self._directory / _ASIDE))
         self._orbax.reload()
 
 
@@ -182,6 +222,13 @@ def _drop_unfinished_reads() -> None:
         gc.collect()
 
 
+def _raise_if_lost(error: Exception) -> None:
+    """The loss of another process is no damage and no full disk."""
+    lost = loss_of(error)
+    if lost:
+        raise lost from error
+
+
 def _reason(error: Exception) -> str:
     """The exception and the first line of its message."""
     lines = str(error).splitlines() or ["no message"]
@@ -192,10 +239,62 @@ def _digest_of_record(record: dict) -> str:
     return hashlib.sha256(fileio.dump_json(record)).hexdigest()
 
 
-def _digests(state: Any, record: dict) -> dict[str, str]:
+def _describe(state: Any) -> dict[str, dict[str, Any]]:
+    """Shape, dtype and SHA-256 of every leaf, the same in all layouts and processes.
+
+    The digest is that of the digests of the rows along the leading axis. Every row is
+    digested where it lies; what is exchanged between processes are digests.
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    digests = {
-        jax.tree_util.keystr(path): fileio.sha256_array(np.asarray(leaf))
-        for path, leaf in leaves
+    tables = [_row_digests(leaf) for _, leaf in leaves]
+    if jax.process_count() > 1:
+        # Rows of other processes are zero in each table.
+        sizes = np.cumsum([len(table) for table in tables])[:-1]
+        gathered = multihost_utils.process_allgather(np.concatenate(tables))
+        tables = np.split(gathered.max(0), sizes)
+    return {
+        keystr(path): {
+            "shape": list(np.shape(leaf)),
+            "dtype": str(leaf.dtype),
+            "sha256": hashlib.sha256(table.tobytes()).hexdigest(),
+        }
+        for (path, leaf), table in zip(leaves, tables, strict=True)
     }
-    return digests | {"record": _digest_of_record(record)}
+
+
+def _row_digests(leaf: Any) -> np.ndarray:
+    """uint8 `[rows, 32]`, zero for the rows that this process does not hold."""
+    parts = [((slice(None),), leaf)]
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        parts = [(shard.index, shard.data) for shard in leaf.addressable_shards]
+        if any(data.shape[1:] != leaf.shape[1:] for _, data in parts):
+            parts = [((slice(None),), to_host(leaf))]
+    table = np.zeros((*np.shape(leaf)[:1], 32), np.uint8).reshape(-1, 32)
+    for index, data in parts:
+        rows = np.ascontiguousarray(data)
+        rows = rows.reshape(len(table[index[:1]]), -1)
+        digests = b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows)
+        table[index[:1]] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+    return table
+
+
+def _as_stored(leaf: Any, shape: list[int]) -> Any:
+    """What to read for a leaf: its classes may have been padded for other devices."""
+    same = tuple(shape) == leaf.shape or list(shape[1:]) != list(leaf.shape[1:])
+    if same or isinstance(leaf, np.ndarray):
+        return leaf
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype, sharding=sharding)
+
+
+def _fit(array: Any, wanted: Any) -> Any:
+    """Cuts the padding of other devices off, or repeats the last class for ours."""
+    if array.shape == wanted.shape:
+        return array
+    rows = np.minimum(np.arange(wanted.shape[0]), array.shape[0] - 1)
+    whole = to_host(array)[rows]
+    return jax.make_array_from_callback(
+        wanted.shape, wanted.sharding, lambda index: whole[index]
+    )

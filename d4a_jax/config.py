@@ -236,7 +236,8 @@ class RuntimeConfig:
 
     `compute_dtype` is the exception: bfloat16 rounds inside the networks. So is, after
     a divergence, `steps_per_call`, see `divergence`. Zero leaves a choice to the
-    backend.
+    backend. A data set that takes more than `image_memory_gb` (1e9 bytes; by default a
+    quarter of the memory) on a device is left on the host and read as it is drawn.
     """
 
     compute_dtype: str = _field("float32", choices=("float32", "bfloat16"))
@@ -244,6 +245,7 @@ class RuntimeConfig:
     class_chunk: int = _field(0, low=0)
     steps_per_call: int = _field(0, low=0)
     predict_batch: int = _field(256, low=1)
+    image_memory_gb: float | None = _field(None, low=0.0)
     checkpoint_seconds: float = _field(120.0, low=0.0)
     keep_checkpoints: int = _field(2, low=1)
 

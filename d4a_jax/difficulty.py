@@ -32,7 +32,9 @@ from d4a_jax.ensemble import (
 from d4a_jax.fileio import dump_json, write_bytes_atomic
 from d4a_jax.log import logger
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, make_layout, spread
+from d4a_jax.parallel import Layout, make_layout, spread, to_host
+from d4a_jax.processes import any_of
+from d4a_jax.streaming import place, place_everywhere
 from d4a_jax.training import Normalization
 
 # The part of a recipe that shapes the training of a network.
@@ -178,23 +180,24 @@ def cross_fit(
     fold = _folds(rng.stream(key, "folds"), dataset.train_labels, settings.folds)
     subsets = _leave_one_out(fold, settings.folds, settings.networks)
     ensemble = _ensemble(dataset, config, layout)
-    images, labels = np.asarray(dataset.train_images), dataset.train_labels
+    images, labels = dataset.train_images, dataset.train_labels
+    budget_gb = config.runtime.image_memory_gb
     steps = ensemble.total_steps(
         int(subsets.counts.min()), settings.epochs, settings.max_steps
     )
     stops = checkpoints(steps, settings.checkpoints)
     late = max(0, len(stops) - settings.late_checkpoints)
     trajectories = [Trajectory(late), Trajectory(late)]
-    splits = list(_splits(dataset, layout))
+    splits = list(_splits(dataset, layout, budget_gb))
 
     def observe(_, variables):
         for trajectory, (count, arrays) in zip(trajectories, splits):
-            seen = ensemble.predict(variables, *arrays, measures)
-            trajectory.add(Observation(*(np.asarray(x)[:count] for x in seen)))
+            seen = to_host(ensemble.predict(variables, *arrays, measures))
+            trajectory.add(Observation(*(x[:count] for x in seen)))
 
     ensemble.fit(
         rng.stream(key, "networks"),
-        TrainingImages(images, labels),
+        TrainingImages(place_everywhere(images, layout, budget_gb), labels),
         subsets,
         steps,
         progress,
@@ -242,11 +245,10 @@ def load_or_cross_fit(
     identity = _identity(dataset, config)
     digest = hashlib.sha256(dump_json(identity)).hexdigest()
     path = Path(cache_dir) / f"difficulty-{digest[:16]}.npz"
-    if path.exists():
-        try:
-            return _load(path)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            logger.warning("%s is damaged (%s); it is computed again.", path, error)
+    kept = _load(path)
+    # One process without the file makes it necessary to measure in all of them.
+    if not any_of(kept is None)[0]:
+        return kept
     start = time.monotonic()
     found = cross_fit(jax.random.key(0), dataset, config, layout, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,13 +279,19 @@ def _named(found: RealDifficulty) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _load(path):
-    with np.load(path, allow_pickle=False) as stored:
-        return RealDifficulty(
-            *(
-                Difficulty(*(stored[f"{split}_{name}"] for name in Difficulty._fields))
-                for split in RealDifficulty._fields
-            )
-        )
+    """What a file holds; None where there is none or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return RealDifficulty(*(_split(stored, s) for s in RealDifficulty._fields))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logger.warning("%s is damaged (%s); it is computed again.", path, error)
+        return None
+
+
+def _split(stored, split):
+    return Difficulty(*(stored[f"{split}_{name}"] for name in Difficulty._fields))
 
 
 def _ensemble(dataset, config, layout):
@@ -301,12 +309,14 @@ def _ensemble(dataset, config, layout):
     )
 
 
-def _splits(dataset, layout):
-    """For each split: number of images, and images and labels on the devices."""
+def _splits(dataset, layout, budget_gb):
+    """For each split: number of images, and images and labels spread over devices."""
     for split in ("train", "test"):
-        images = np.asarray(getattr(dataset, f"{split}_images"))
+        images = getattr(dataset, f"{split}_images")
         labels = getattr(dataset, f"{split}_labels")
-        yield len(labels), spread(layout, (images, labels))
+        count = len(labels)
+        placed = place(images, np.arange(count), layout, budget_gb)
+        yield count, (placed, spread(layout, labels))
 
 
 def _folds(key, labels, folds):

@@ -30,6 +30,7 @@ from d4a_jax.data import Dataset
 from d4a_jax.divergence import DivergenceError
 from d4a_jax.fileio import put_aside
 from d4a_jax.journal import Journal
+from d4a_jax.processes import any_of, check_same, is_main
 from d4a_jax.range_test import with_learning_rate
 from d4a_jax.run import Interrupted, Run, check_fit, prepare
 from d4a_jax.run_state import (
@@ -65,20 +66,27 @@ def distill(
       should_stop: asked after every call of a compiled program; True saves a
         checkpoint and ends the run by `Interrupted`.
 
+    With several processes (see `processes`) all call this alike, with one working
+    directory that all can reach; each returns the whole set.
+
     Returns:
       The distilled set; its metadata holds the configuration and, under `history`,
       the test accuracy of every prefix S_1 ... S_k and the filter's figures.
 
     Raises:
       ConfigError: if the configuration is wrong or does not fit the data.
+      DisagreementError: if the processes have different configurations or data.
       DivergenceError: if the matching loss does not stay finite.
       Interrupted: if `should_stop` said so.
     """
     config = validate(config)
     check_fit(config, dataset)
+    check_same("The configuration", repr(config.identity()))
+    check_same("The data set", dataset.fingerprint)
     workdir = Path(workdir) if workdir else None
     with contextlib.ExitStack() as stack:
-        journal = Journal(workdir)
+        # All processes write the checkpoints together; the rest is written by one.
+        journal = Journal(workdir if is_main() else None, speaks=is_main())
         stack.callback(journal.close)
         run = prepare(config, dataset, journal, workdir, should_stop)
         run = with_learning_rate(run)
@@ -116,12 +124,14 @@ def _make_segment(
     total, sizes = run.config.steps_per_segment, run.config.segment_sizes
     _, advance = run.programs(sizes[state.stage], state.stage > 0)
     task, steps = segment_task(run, state), divergence.steps_per_call(run)
+    read_ahead = run.read_ahead(state.stage > 0)
     milestone = divergence.rollback_interval(run)
     saved = time.monotonic()
     label = f"segment {state.stage + 1} of {len(sizes)}"
     with run.journal.progress(label, total, state.step) as bar:
         while state.step < total:
             key = segment_key(run, state)
+            read_ahead(key, state.step, steps, task)
             segment, metrics = advance(
                 key, state.step, steps=steps, state=state.segment, task=task
             )
@@ -135,7 +145,7 @@ def _make_segment(
             at = state.stage * total + state.step
             run.journal.write(at, figures, phase="matching", segment=state.stage)
             due = time.monotonic() - saved >= run.config.runtime.checkpoint_seconds
-            stop = run.should_stop()
+            due, stop = any_of(due, run.should_stop())
             if due or stop or state.step % milestone == 0 or state.step == total:
                 save(run, state, store)
                 saved = time.monotonic()
@@ -160,16 +170,16 @@ def _retry(
 
 def _publish(run: Run, state: RunState) -> None:
     """Makes sure that the distilled set so far is on the disk, intact."""
-    if run.workdir is None or not state.stage:
+    if run.output is None or not state.stage:
         return
-    path, distilled = run.workdir / "distilled", distilled_so_far(run, state)
+    path, distilled = run.output / "distilled", distilled_so_far(run, state)
     try:
         if same_distilled(load_distilled(path), distilled):
             return
     except ArtifactError as error:
         if path.exists():
             run.journal.say("%s It is put aside and written again.", error)
-            put_aside(path, run.workdir / "damaged")
+            put_aside(path, run.output / "damaged")
     save_distilled(path, distilled)
 
 

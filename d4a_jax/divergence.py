@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from d4a_jax.parallel import to_host
 from d4a_jax.run import Run
 from d4a_jax.segments import DIVERGED, pixel_learning_rate
 
@@ -27,7 +28,9 @@ def steps_per_call(run: Run) -> int:
     """Steps between two looks by the host: a divisor of a segment's steps."""
     wanted = run.config.runtime.steps_per_call
     if not wanted:
-        wanted = 1 if jax.default_backend() == "cpu" else 100
+        # Images that are read ahead are those of a call.
+        short = run.streams or jax.default_backend() == "cpu"
+        wanted = 1 if short else 100
     total = run.config.steps_per_segment
     return next(n for n in range(min(wanted, total), 0, -1) if total % n == 0)
 
@@ -52,8 +55,9 @@ def find(
     Returns:
       Two sentences, or None where everything is finite.
     """
-    classes = np.asarray(metrics[DIVERGED])[:, : run.dataset.num_classes]
-    figures = [np.asarray(v) for name, v in metrics.items() if name != DIVERGED]
+    metrics = to_host(dict(metrics))
+    classes = metrics[DIVERGED][:, : run.dataset.num_classes]
+    figures = [v for name, v in metrics.items() if name != DIVERGED]
     diverged = classes.any(1) | ~np.isfinite(figures).all(0)
     if not diverged.any():
         return None

@@ -28,6 +28,7 @@ from d4a_jax.parallel import (
     replicate,
     spread,
 )
+from d4a_jax.streaming import Images
 from d4a_jax.training import (
     Batch,
     NetworkState,
@@ -68,7 +69,7 @@ class TrainingImages(NamedTuple):
       soft: crops and labels that replace augmentation and hard labels, or None.
     """
 
-    images: jax.Array
+    images: Images
     labels: jax.Array
     soft: SoftLabels | None = None
 
@@ -308,6 +309,7 @@ class Ensemble:
 
         def on_batch(variables, batch):
             images, labels = batch
+            images = images[...]  # Images on the host are read here.
             if self.layout.chunk == 1:
                 outputs = lax.map(lambda v: outputs_of(v, images), variables)
             else:
@@ -316,7 +318,7 @@ class Ensemble:
 
         def local(variables, arrays):
             images, labels = arrays
-            flat = (images.reshape(-1, *images.shape[labels.ndim :]), labels.ravel())
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[labels.ndim :]), arrays)
             out = map_batches(
                 lambda batch: on_batch(variables, batch), flat, self.predict_batch
             )

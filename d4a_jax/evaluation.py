@@ -24,7 +24,8 @@ from d4a_jax.ensemble import (
     everything,
 )
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, make_layout, spread
+from d4a_jax.parallel import Layout, make_layout, spread, to_host
+from d4a_jax.streaming import place
 from d4a_jax.training import Normalization
 
 _TOP5_FROM = 100
@@ -79,19 +80,22 @@ def hits(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class Judge:
-    """Tests networks on the test split of one data set, which it keeps on the devices."""
+    """Tests networks on the test split of one data set, spread over the devices."""
 
-    def __init__(self, dataset: Dataset, layout: Layout):
+    def __init__(
+        self, dataset: Dataset, layout: Layout, budget_gb: float | None = None
+    ):
         self.count = len(dataset.test_labels)
         self.num_classes = dataset.num_classes
-        arrays = (np.asarray(dataset.test_images), dataset.test_labels)
-        self.images, self.labels = spread(layout, arrays)
+        rows = np.arange(self.count)
+        self.images = place(dataset.test_images, rows, layout, budget_gb)
+        self.labels = spread(layout, dataset.test_labels)
 
     def test(self, ensemble: Ensemble, variables: dict, repeats: int, steps: int):
         """Accuracy of the first `repeats` networks of a trained ensemble."""
         first = jax.tree.map(lambda x: x[:repeats], variables)
         result = ensemble.predict(first, self.images, self.labels, hits)
-        top1, top5 = (np.asarray(hit)[: self.count].mean(0) for hit in result)
+        top1, top5 = (hit[: self.count].mean(0) for hit in to_host(result))
         shown = tuple(map(float, top5)) if self.num_classes >= _TOP5_FROM else ()
         return Evaluation(ensemble.network.spec, tuple(map(float, top1)), shown, steps)
 
@@ -125,7 +129,7 @@ def evaluate(
     _check_match(distilled, dataset)
     kinds = [_network(spec, dataset, runtime) for spec in networks]
     layout = make_layout(runtime.devices, runtime.class_chunk)
-    judge = Judge(dataset, layout)
+    judge = Judge(dataset, layout, runtime.image_memory_gb)
     count = len(distilled.labels)
     results = []
     for network in kinds:

@@ -2,12 +2,12 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from d4a_jax.log import logger
-from d4a_jax.metrics import MetricsWriter, Progress, read_metrics
+from d4a_jax.metrics import MetricsWriter, Progress, progress_hook, read_metrics
 
 
 class Journal:
@@ -15,10 +15,12 @@ class Journal:
 
     Args:
       workdir: where `metrics.jsonl` and TensorBoard's files go; None for nowhere.
+      speaks: whether anything is shown; of several processes only one speaks.
     """
 
-    def __init__(self, workdir: Path | None):
+    def __init__(self, workdir: Path | None, speaks: bool = True):
         self._workdir = workdir
+        self._speaks = speaks
         self._writer = MetricsWriter(workdir) if workdir else None
         self.lines = len(read_metrics(workdir)) if workdir else 0
 
@@ -46,10 +48,34 @@ class Journal:
 
     def say(self, message: str, *values: Any) -> None:
         """One line for the person who waits."""
-        logger.info(message, *values)
+        if self._speaks:
+            logger.info(message, *values)
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Progress]:
+    def progress(
+        self, label: str, total: int, done: int = 0
+    ) -> Iterator["Progress | _Silence"]:
         """Shows the progress of a loop of `total` steps."""
+        if not self._speaks:
+            yield _Silence()
+            return
         with Progress(total=total, initial=done, label=label) as progress:
             yield progress
+
+    @contextlib.contextmanager
+    def progress_hook(
+        self, label: str
+    ) -> Iterator[Callable[[int, int, Mapping], None]]:
+        """Like `progress`, for a loop that says how long it is when it begins."""
+        if not self._speaks:
+            yield lambda done, total, figures: None
+            return
+        with progress_hook(label) as hook:
+            yield hook
+
+
+class _Silence:
+    """Progress that nobody sees."""
+
+    def update(self, done: int, **figures: float) -> None:
+        """Shows nothing."""

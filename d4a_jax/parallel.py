@@ -4,10 +4,14 @@ Everything that is independent along its leading axis (classes, networks of an
 ensemble, images to classify) is spread over a one-dimensional mesh of all devices.
 Library functions elsewhere are pure and know nothing of devices. The number of devices
 never changes a result: keys belong to the class or the network, not to the device.
+
+The devices may belong to several processes (see `processes`). Arrays are then global:
+every process holds the parts of its own devices, and `to_host` gathers what all need.
 """
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from d4a_jax.processes import any_of
 
 AXIS = "items"
 
@@ -45,7 +52,7 @@ class Layout:
 
 
 def make_layout(devices: int = 0, chunk: int = 0) -> Layout:
-    """Lays the work out over this process's devices.
+    """Lays the work out over the devices of all processes.
 
     Args:
       devices: how many to use; zero for all.
@@ -53,19 +60,23 @@ def make_layout(devices: int = 0, chunk: int = 0) -> Layout:
         on CPU, all on accelerators).
 
     Raises:
-      ValueError: if there are fewer devices than asked for.
+      ValueError: if there are fewer devices than asked for, or a process would be left
+        without one.
     """
     available = jax.devices()
+    used = available[: devices or len(available)]
     if devices > len(available):
         raise ValueError(
-            f"runtime.devices is {devices}; this machine has {len(available)} "
+            f"runtime.devices is {devices}; there are {len(available)} "
             f"{available[0].platform} devices."
         )
+    if len({d.process_index for d in used}) < jax.process_count():
+        raise ValueError(
+            f"runtime.devices is {devices}; each of the {jax.process_count()} "
+            f"processes must have one of them, so it must be 0 or {len(available)}."
+        )
     mesh = jax.make_mesh(
-        (devices or len(available),),
-        (AXIS,),
-        axis_types=(AxisType.Auto,),
-        devices=available[: devices or len(available)],
+        (len(used),), (AXIS,), axis_types=(AxisType.Auto,), devices=used
     )
     if not chunk and available[0].platform == "cpu":
         chunk = 1
@@ -85,14 +96,98 @@ def spread(layout: Layout, tree: Any) -> Any:
             tail = array[-1:]
             stack = jnp if isinstance(array, jax.Array) else np
             array = stack.concatenate([array] + [tail] * missing)
-        return jax.device_put(array, NamedSharding(layout.mesh, P(AXIS)))
+        return _place(array, NamedSharding(layout.mesh, P(AXIS)))
 
     return jax.tree.map(put, tree)
 
 
+def spread_rows(
+    layout: Layout,
+    read: Callable[[np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """Like `spread`, of items that are read only by the process that holds them.
+
+    Args:
+      layout: the devices.
+      read: from rows `[..., m]` to uint8 `[..., m, *shape]`.
+      rows: `[n, m]`, row numbers of every item.
+      shape: of what stands in a row.
+
+    Returns:
+      uint8 `[padded n, m, *shape]`.
+    """
+    last = len(rows) - 1
+    whole = (layout.padded(len(rows)), *rows.shape[1:], *shape)
+
+    def part(index):
+        items = np.minimum(np.arange(whole[0])[index[0]], last)
+        return read(rows[items])
+
+    sharding = NamedSharding(layout.mesh, P(AXIS))
+    return jax.make_array_from_callback(whole, sharding, part)
+
+
 def replicate(layout: Layout, tree: Any) -> Any:
     """Puts a copy of every array on every device."""
-    return jax.device_put(tree, NamedSharding(layout.mesh, P()))
+    sharding = NamedSharding(layout.mesh, P())
+    return jax.tree.map(lambda array: _place(array, sharding), tree)
+
+
+def _place(array, sharding):
+    if isinstance(array, jax.Array):
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        return jax.jit(_identity, out_shardings=sharding)(array)
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda i: array[i])
+
+
+def exceeds_memory(layout: Layout, size: int, budget_gb: float | None) -> bool:
+    """Whether so many bytes are too many for each device, the same in all processes.
+
+    Args:
+      layout: the devices.
+      size: bytes on a device.
+      budget_gb: what images may take there, in 1e9 bytes; None for a quarter of its
+        memory, which leaves room for networks and batches.
+    """
+    budget = _device_memory(layout) / 4 if budget_gb is None else budget_gb * 1e9
+    return any_of(size > budget)[0]
+
+
+def _device_memory(layout):
+    """Bytes of a device; devices on the CPU share those of the host."""
+    local = layout.mesh.local_devices
+    stats = local[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf  # Unknown, as on Windows: the images go on the devices.
+    return whole / len(local)
+
+
+def local_parts(array: jax.Array) -> list[np.ndarray]:
+    """What the devices of this process hold of an array."""
+    return [np.asarray(shard.data) for shard in array.addressable_shards]
+
+
+def _identity(array):
+    return array
+
+
+def to_host(tree: Any) -> Any:
+    """Whole arrays as NumPy arrays, in every process."""
+
+    def fetch(array):
+        if not isinstance(array, jax.Array) or array.is_fully_addressable:
+            return np.asarray(array)
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(fetch, tree)
 
 
 def map_items(

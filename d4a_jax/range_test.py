@@ -21,7 +21,8 @@ import numpy as np
 from d4a_jax import fileio, rng
 from d4a_jax.config import Config
 from d4a_jax.divergence import DivergenceError
-from d4a_jax.parallel import compiled
+from d4a_jax.parallel import compiled, to_host
+from d4a_jax.processes import any_of
 from d4a_jax.run import Run
 from d4a_jax.run_state import first_task
 from d4a_jax.segments import pixel_learning_rate, pixel_optimizer, segment_functions
@@ -76,7 +77,10 @@ def with_learning_rate(run: Run) -> Run:
     """
     if run.config.matching.learning_rate is not None:
         return run
-    result = _load(run) or range_test(run)
+    result = _load(run)
+    # One process without the file makes it necessary to repeat the test in all.
+    if any_of(result is None)[0]:
+        result = range_test(run)
     run.journal.say("range test: matching.learning_rate is %g", result.chosen)
     _save(run, result)
     return dataclasses.replace(run, config=_at_rate(run.config, result.chosen))
@@ -101,7 +105,7 @@ def range_test(run: Run, rates: tuple[float, ...] = RATES) -> RangeTest:
     with run.journal.progress("learning rate range test", len(rates)) as bar:
         hook = run.watch(lambda done, _, figures: bar.update(done, **figures))
         for done, rate in enumerate(rates, start=1):
-            found = np.asarray(trial(key, jnp.float32(rate), task, fed), np.float64)
+            found = to_host(trial(key, jnp.float32(rate), task, fed)).astype(float)
             losses.append(found[trained:])
             hook(done, len(rates), {"rate": rate, "loss": found[trained:].mean()})
     return RangeTest(tuple(rates), np.stack(losses).reshape(len(rates), frozen))
@@ -168,7 +172,7 @@ def _document(result: RangeTest) -> dict:
 
 
 def _save(run: Run, result: RangeTest) -> None:
-    if run.workdir is None:
+    if run.output is None:
         return
     # Imported here: Matplotlib takes long and is needed for nothing else.
     from d4a_jax.analysis import figures
@@ -181,8 +185,8 @@ def _save(run: Run, result: RangeTest) -> None:
         ticks={math.log10(r): f"{r:g}" for r in result.rates[1::2] if r},
     )
     rows = list(zip(result.rates, result.losses.mean(1).tolist()))
-    figures.save(run.workdir / _FILE, figure, (("learning rate", "loss"), rows))
-    fileio.write_json_atomic(run.workdir / f"{_FILE}.json", _document(result))
+    figures.save(run.output / _FILE, figure, (("learning rate", "loss"), rows))
+    fileio.write_json_atomic(run.output / f"{_FILE}.json", _document(result))
 
 
 def _curves(result: RangeTest):

@@ -8,6 +8,7 @@ import numpy as np
 
 from d4a_jax import rng
 from d4a_jax.parallel import Layout, spread
+from d4a_jax.streaming import Images, place, take
 
 
 class ClassIndex(NamedTuple):
@@ -42,12 +43,12 @@ class RealData(NamedTuple):
     """The real training set, grouped by class and spread over the devices.
 
     Attributes:
-      images: uint8 `[C, m, h, w, c]`.
+      images: uint8 `[C, m, h, w, c]`; left on the host where they are too many.
       labels: int32 `[C]`, the class of each group.
       counts: int32 `[C]`, images per class; positions beyond are padding.
     """
 
-    images: jax.Array
+    images: Images
     labels: jax.Array
     counts: jax.Array
 
@@ -82,20 +83,24 @@ def index_classes(labels: np.ndarray, num_classes: int) -> ClassIndex:
     return ClassIndex(rows, counts.astype(np.int32))
 
 
-def load_real_data(images: np.ndarray, index: ClassIndex, layout: Layout) -> RealData:
+def load_real_data(
+    images: np.ndarray,
+    index: ClassIndex,
+    layout: Layout,
+    budget_gb: float | None = None,
+) -> RealData:
     """Puts a data set on the devices, each holding the images of its own classes.
 
     Args:
       images: uint8 `[n, h, w, c]`, possibly memory-mapped.
       index: the classes' rows.
       layout: the devices. Padding classes repeat the last one with a count of zero.
+      budget_gb: see `streaming.place`.
     """
     num_classes = len(index.counts)
-    labels = np.arange(num_classes, dtype=np.int32)
-    grouped = np.stack([np.asarray(images[rows]) for rows in index.rows])
-    data = RealData(*spread(layout, (grouped, labels, index.counts)))
-    real = jnp.arange(len(data.counts)) < num_classes
-    return data._replace(counts=jnp.where(real, data.counts, 0))
+    grouped = place(images, index.rows, layout, budget_gb)
+    labels = spread(layout, np.arange(num_classes, dtype=np.int32))
+    return RealData(grouped, labels, spread(layout, _padded(index.counts, layout)))
 
 
 def make_pool(kept: np.ndarray, layout: Layout) -> Pool:
@@ -106,9 +111,12 @@ def make_pool(kept: np.ndarray, layout: Layout) -> Pool:
 
 def spread_pool(positions: np.ndarray, counts: np.ndarray, layout: Layout) -> Pool:
     """A pool given as host arrays, its padding classes empty."""
-    pool = Pool(*spread(layout, (positions, counts)))
-    real = jnp.arange(len(pool.counts)) < len(counts)
-    return pool._replace(counts=jnp.where(real, pool.counts, 0))
+    return Pool(*spread(layout, (positions, _padded(counts, layout))))
+
+
+def _padded(counts, layout):
+    """Counts with zeros for the classes that only fill the devices."""
+    return np.pad(counts, (0, layout.padded(len(counts)) - len(counts)))
 
 
 def draw_images(
@@ -119,10 +127,17 @@ def draw_images(
     Returns:
       Images uint8 `[size, h, w, c]` and labels int32 `[size]`.
     """
+    groups, positions = draw_positions(key, pool, size)
+    return take(data.images, groups, positions), data.labels[groups]
+
+
+def draw_positions(
+    key: jax.Array, pool: Pool, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """What `draw_images` draws: int32 `[size]` groups and positions within them."""
     classes, capacity = pool.positions.shape
     ends = jnp.cumsum(pool.counts)
     ranks = rng.sample_without_replacement(key, ends[-1], classes * capacity, size)
-    group = jnp.searchsorted(ends, ranks, side="right")
-    within = ranks - (ends - pool.counts)[group]
-    images = data.images[group, pool.positions[group, within]]
-    return images, data.labels[group]
+    groups = jnp.searchsorted(ends, ranks, side="right")
+    within = ranks - (ends - pool.counts)[groups]
+    return groups, pool.positions[groups, within]

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from d4a_jax import beginnings
 from d4a_jax.augment import parse_strategy
@@ -17,9 +18,9 @@ from d4a_jax.difficulty import RealDifficulty, load_or_cross_fit
 from d4a_jax.ensemble import Ensemble, ProgressHook
 from d4a_jax.evaluation import Judge
 from d4a_jax.journal import Journal
-from d4a_jax.metrics import progress_hook
 from d4a_jax.networks import Network, create_network
 from d4a_jax.parallel import Layout, compiled, make_layout
+from d4a_jax.processes import any_of, is_main
 from d4a_jax.real_data import (
     ClassIndex,
     Pool,
@@ -30,6 +31,7 @@ from d4a_jax.real_data import (
     spread_pool,
 )
 from d4a_jax.segments import pixel_learning_rate, pixel_optimizer, segment_functions
+from d4a_jax.streaming import HostImages, ReadAhead
 from d4a_jax.surrogates import SURROGATES, Surrogate, SurrogateContext
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import (
@@ -49,7 +51,11 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that stays the same during a run, and its compiled programs."""
+    """Everything that stays the same during a run, and its compiled programs.
+
+    `workdir` is None where nothing is written. All processes read it and write their
+    parts of the checkpoints there; for the rest see `output`.
+    """
 
     config: Config
     dataset: Dataset
@@ -69,10 +75,15 @@ class Run:
 
         def hook(done, total, figures):
             show(done, total, figures)
-            if self.should_stop():
+            if any_of(self.should_stop())[0]:
                 raise Interrupted
 
         return hook
+
+    @property
+    def output(self) -> Path | None:
+        """Where this process writes; None in all processes but one."""
+        return self.workdir if is_main() else None
 
     @cached_property
     def key(self) -> jax.Array:
@@ -84,11 +95,13 @@ class Run:
 
     @cached_property
     def data(self) -> RealData:
-        return load_real_data(self.dataset.train_images, self.index, self.layout)
+        budget_gb = self.config.runtime.image_memory_gb
+        images = self.dataset.train_images
+        return load_real_data(images, self.index, self.layout, budget_gb)
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(self.dataset, self.layout)
+        return Judge(self.dataset, self.layout, self.config.runtime.image_memory_gb)
 
     @cached_property
     def ensemble(self) -> Ensemble:
@@ -106,7 +119,7 @@ class Run:
     @cached_property
     def difficulty(self) -> RealDifficulty:
         """Measured once and cached beside the data; see `difficulty`."""
-        with progress_hook("difficulty of the real images") as progress:
+        with self.journal.progress_hook("difficulty of the real images") as progress:
             return load_or_cross_fit(
                 self.dataset,
                 self.config,
@@ -132,7 +145,8 @@ class Run:
     @cached_property
     def judgement(self) -> Judgement:
         """When the experts learn each real image."""
-        return judge(self.dataset, self.experts)
+        budget_gb = self.config.runtime.image_memory_gb
+        return judge(self.dataset, self.experts, budget_gb)
 
     def beginning(self, kept: np.ndarray, size: int) -> Pool:
         """The real images that a segment of a size may begin with.
@@ -204,6 +218,30 @@ class Run:
             advance = compiled(advance, donate=("state",), static=("steps",))
             self._programs[key] = compiled(init), _fed(advance, surrogate)
         return self._programs[key]
+
+    @property
+    def streams(self) -> bool:
+        """Whether the real images are left on the host; see `streaming`."""
+        return isinstance(self.data.images, HostImages)
+
+    def read_ahead(self, has_previous: bool) -> Callable[..., None]:
+        """To be called with (key, step, steps, task) before `advance` is.
+
+        Where images are left on the host, it starts to read those of the next call.
+        """
+        uses_previous = has_previous and self.config.uses_previous
+        reads = self.surrogate(uses_previous).reads
+        if reads is None or not self.streams:
+            return lambda key, first, steps, task: None
+
+        def of_steps(key, first, task, steps):
+            numbers = first + jnp.arange(steps)
+            return lax.map(lambda step: reads(key, step, task), numbers)
+
+        key = ("reads", uses_previous)
+        if key not in self._programs:
+            self._programs[key] = compiled(of_steps, static=("steps",))
+        return ReadAhead(self._programs[key], self.data.images.reader)
 
 
 def _fed(advance, surrogate: Surrogate):

@@ -48,7 +48,7 @@ def segment_key(run: Run, state: RunState) -> jax.Array:
 
 def first_task(run: Run) -> Task:
     """What the first segment is matched to."""
-    return segment_task(run, _nothing_done(run))
+    return segment_task(run, empty_state(run))
 
 
 def segment_task(run: Run, state: RunState) -> Task:
@@ -74,11 +74,12 @@ def begin_segment(run: Run, state: RunState) -> RunState:
 
 
 def first_state(run: Run) -> RunState:
-    """The beginning: every real image is kept, nothing is finished."""
-    return begin_segment(run, _nothing_done(run))
+    """The state before the first step of the first segment."""
+    return begin_segment(run, empty_state(run))
 
 
-def _nothing_done(run: Run) -> RunState:
+def empty_state(run: Run) -> RunState:
+    """The beginning: every real image is kept, nothing is finished or in the making."""
     shape = (run.dataset.num_classes, run.config.synthetic.images_per_class)
     finished = np.zeros((*shape, *run.dataset.image_shape), np.uint8)
     valid = run.index.valid
@@ -152,10 +153,8 @@ def _arrays(state: RunState) -> dict:
 
 def _abstract(run: Run, record: dict) -> dict:
     """Shapes and shardings of a checkpoint; segments may differ in size."""
-    state = first_state(run)._replace(stage=record["stage"])
-    if state.stage == len(run.config.segment_sizes):
-        state = state._replace(segment=None)
-    else:
+    state = empty_state(run)._replace(stage=record["stage"])
+    if state.stage < len(run.config.segment_sizes):
         state = begin_segment(run, state)
     return jax.tree.map(_abstract_leaf, _arrays(state))
 

@@ -9,6 +9,7 @@ import numpy as np
 from d4a_jax import filtering, rng
 from d4a_jax.ensemble import TrainingImages, everything
 from d4a_jax.fileio import save_sealed_array
+from d4a_jax.parallel import to_host
 from d4a_jax.run import Run
 from d4a_jax.run_state import RunState
 from d4a_jax.segments import finish
@@ -18,7 +19,7 @@ def freeze(run: Run, state: RunState) -> RunState:
     """Adds the segment to the finished ones, as it will be stored (uint8)."""
     sizes = run.config.segment_sizes
     first, last = sum(sizes[: state.stage]), sum(sizes[: state.stage + 1])
-    pixels = np.asarray(finish(state.segment.pixels))
+    pixels = to_host(finish(state.segment.pixels))
     finished = state.finished.copy()
     finished[:, first:last] = pixels[: run.dataset.num_classes]
     return state._replace(finished=finished)
@@ -95,7 +96,7 @@ def filter_real_data(
     )
     to_classes, valid = run.index.to_classes, run.index.valid
     selection = filtering.select(
-        filtering.Verdict(*(np.asarray(x)[:classes] for x in result)),
+        filtering.Verdict(*(x[:classes] for x in to_host(result))),
         valid,
         settings,
         settings.min_per_class or run.config.matching.batch_real,
@@ -112,7 +113,7 @@ def filter_real_data(
         100 * figures["real_accuracy"],
         100 * figures["kept"],
     )
-    if run.workdir:
+    if run.output:
         _save_selection(run, state, selection)
     return state._replace(kept=selection.kept, easy=selection.easy), figures
 
@@ -133,7 +134,7 @@ def _record(run, state, figures, phase):
 
 def _save_selection(run, state, selection):
     """Keeps what was kept and what was easy, in the data set's order, for analysis."""
-    directory = run.workdir / "filter"
+    directory = run.output / "filter"
     directory.mkdir(exist_ok=True)
     for name in ("kept", "easy"):
         rows = run.index.to_rows(getattr(selection, name))

@@ -16,6 +16,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import jax
 from d4a_jax import __version__, fileio
 from d4a_jax.config import Config, ConfigError, differences, from_dict
 from d4a_jax.data import Dataset
+from d4a_jax.processes import is_main
 
 _FILE = "config.json"
 _PACKAGES = (
@@ -55,7 +57,8 @@ class Workdir:
         self.path = Path(path)
         self._config = config
         self._file = self.path / _FILE
-        self._lock = fileio.WorkdirLock(self.path)
+        # Of several processes that make one run, one holds the directory for all.
+        self._lock = fileio.WorkdirLock(self.path) if is_main() else nullcontext()
 
     def __enter__(self) -> "Workdir":
         """Takes the directory.
@@ -72,10 +75,11 @@ class Workdir:
                 [f"The working directory {self.path} cannot be used: {error.strerror}."]
             ) from None
         try:
-            fileio.remove_leftovers(self.path)
+            if is_main():
+                fileio.remove_leftovers(self.path)
             self._compare(self._recorded())
         except BaseException:
-            self._lock.__exit__()
+            self._lock.__exit__(None, None, None)
             raise
         return self
 
@@ -95,9 +99,9 @@ class Workdir:
         """
         recorded = self._recorded()
         if recorded is None:
-            fileio.write_json_atomic(
-                self._file, _describe(self._config, dataset, overrides)
-            )
+            if is_main():
+                description = _describe(self._config, dataset, overrides)
+                fileio.write_json_atomic(self._file, description)
         elif recorded["dataset"]["fingerprint"] != dataset.fingerprint:
             raise ConfigError(
                 [
@@ -147,6 +151,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": _versions(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
         "git_revision": _git_revision(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -20,6 +20,7 @@ from d4a_jax.data import DatasetError
 from d4a_jax.fileio import WorkdirBusyError
 from d4a_jax.log import logger
 from d4a_jax.metrics import MetricsError
+from d4a_jax.processes import DisagreementError
 
 FAILURE = 1
 USER_ERROR = 2
@@ -27,6 +28,7 @@ _USER_ERRORS = (
     ArtifactError,
     ConfigError,
     DatasetError,
+    DisagreementError,
     MetricsError,
     WorkdirBusyError,
     flags.Error,

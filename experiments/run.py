@@ -6,12 +6,17 @@
 of its file shrinks the run to seconds. Everything goes to `--workdir`, by default
 `runs/NAME`; the same command continues a run that was interrupted. Without `--config`
 it distills the handwritten digits that come with scikit-learn.
+
+The same command on several hosts makes one run of them, with a working directory that
+all can reach: started by `srun` or `mpirun`, on a Cloud TPU pod slice with
+`--distributed`, or by hand with `--coordinator`, `--num_processes` and `--process_id`.
 """
 
 import dataclasses
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +26,7 @@ if _ROOT not in sys.path:
 
 from absl import app, flags  # noqa: E402
 
+from d4a_jax import processes  # noqa: E402
 from d4a_jax.analysis.report import write_report  # noqa: E402
 from d4a_jax.checkpoint import CheckpointError  # noqa: E402
 from d4a_jax.config import Config, ConfigError  # noqa: E402
@@ -35,9 +41,21 @@ from d4a_jax.run import check_fit  # noqa: E402
 from d4a_jax.workdir import Workdir  # noqa: E402
 from experiments import cli, config_flag  # noqa: E402
 
+_PROCESS_LOST = 75  # What sysexits.h calls a temporary failure: try again.
+
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; by default runs/NAME-OF-THE-CONFIGURATION."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Meet the other processes of a launcher that JAX knows."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where processes meet."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes make the run.", 1
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one.", 0)
 
 
 def run(
@@ -54,11 +72,17 @@ def run(
     """
     config, start = choice.config, time.monotonic()
     with Workdir(workdir, config) as place:
-        dataset = load_dataset(**dataclasses.asdict(config.data), verify=True)
+        dataset = processes.main_first(
+            lambda: load_dataset(**dataclasses.asdict(config.data), verify=True)
+        )
         check_fit(config, dataset)
-        print(plan(config, dataset, place.path), flush=True)
+        text = plan(config, dataset, place.path)
+        if processes.is_main():
+            print(text, flush=True)
         place.record(dataset, choice.overrides)
         distilled = distill(dataset, config, place.path, should_stop)
+        if not processes.is_main():
+            return
         report = write_report(place.path, None, dataset)
     print(f"\n{results(distilled.metadata['history'])}\n")
     minutes = (time.monotonic() - start) / 60
@@ -124,22 +148,53 @@ def _parse(argv):
     return choice
 
 
+def join_processes() -> None:
+    """Meets the other processes, where there are any.
+
+    Raises:
+      ConfigError: the flags do not fit.
+    """
+    flags_given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    several = any(value is not None for value in flags_given)
+    if several or _DISTRIBUTED.value or processes.launched_together():
+        try:
+            processes.join(*flags_given)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from None
+
+
 def main(choice: config_flag.Choice) -> int:
     """Runs the command; returns its exit status."""
     cli.set_up_logging()
     cli.keep_compiled_programs()
+    try:
+        with cli.plain_user_errors():
+            join_processes()
+            return _distill(choice)
+    except SystemExit as error:
+        return processes.failed(error.code)
+    except (CheckpointError, DivergenceError) as error:
+        print(error, file=sys.stderr)
+        return processes.failed(1)
+    except Exception as error:  # pylint: disable=broad-except
+        lost = processes.loss_of(error)
+        if lost is None:
+            traceback.print_exc()
+            return processes.failed(1)
+        print(lost, file=sys.stderr)
+        return processes.failed(_PROCESS_LOST)
+
+
+def _distill(choice):
     workdir = _WORKDIR.value or Path("runs") / choice.name
     should_stop = cli.StopSignal()
     try:
-        with cli.plain_user_errors():
-            run(choice, workdir, should_stop)
-            return 0
-    except (CheckpointError, DivergenceError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        run(choice, workdir, should_stop)
+        return 0
     except (Interrupted, KeyboardInterrupt):
         pass
-    print("Stopped; the same command continues from the last checkpoint.")
+    if processes.is_main():
+        print("Stopped; the same command continues from the last checkpoint.")
     return 128 + (should_stop.number or signal.SIGINT)
 
 

@@ -57,6 +57,9 @@ class Surrogate(NamedTuple):
         where nothing is needed. Runs on the host before every call of the compiled
         program, with `update`'s key; of the tree, each step finds its own part in
         `task.fed`. It is for what is too large to be on the devices as a whole.
+      reads: (key, step, task) -> tree of rows on the host `[..., k]` that `update`
+        reads together in a step, where the images are left there (see `streaming`);
+        they are then read ahead. None reads nothing ahead.
     """
 
     init: Callable[[jax.Array, Task], Any]
@@ -64,6 +67,7 @@ class Surrogate(NamedTuple):
         [jax.Array, jax.Array, Any, jax.Array, Task], tuple[StepResult, Any]
     ]
     feed: Callable[[jax.Array, int, int, Task], Any] | None = None
+    reads: Callable[[jax.Array, jax.Array, Task], Any] | None = None
 
 
 class SurrogateContext(NamedTuple):

@@ -27,6 +27,7 @@ from d4a_jax.surrogates.class_matching import (
     match_class,
     mean_over_classes,
     network_of_step,
+    reads_of_step,
     step_constants,
 )
 from d4a_jax.surrogates.network_updates import fresh_network
@@ -71,7 +72,7 @@ def cafe(context: SurrogateContext) -> Surrogate:
         loss += matching.discrimination * value / jnp.sum(valid)
         return StepResult(gradient, {"matching_loss": loss}), state
 
-    return Surrogate(init, update)
+    return Surrogate(init, update, reads=reads_of_step(context))
 
 
 def discrimination(
@@ -97,4 +98,4 @@ def _embeddings(context, shared, classes, index):
     step = ClassStep(context, jax.random.fold_in(shared.key, label))
     embed = lambda x: context.network.features(shared.variables, x, True)[-1]
     synthetic = embed(step.formed(classes.pixels[index]))
-    return jnp.mean(synthetic, axis=0), embed(step.kept(classes, index))
+    return jnp.mean(synthetic, axis=0), embed(step.real("real", classes, index))

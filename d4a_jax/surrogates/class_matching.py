@@ -26,7 +26,11 @@ from d4a_jax.parallel import map_items
 from d4a_jax.real_data import Pool, RealData
 from d4a_jax.regularizers import REGULARIZERS, RegularizerContext, mix
 from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext, Task
-from d4a_jax.surrogates.network_updates import fresh_network, train_between_steps
+from d4a_jax.surrogates.network_updates import (
+    fresh_network,
+    reads_between_steps,
+    train_between_steps,
+)
 from d4a_jax.surrogates.statistics import Statistic
 from d4a_jax.training import NetworkState
 
@@ -67,7 +71,7 @@ def class_matching(context: SurrogateContext, statistic: MakeStatistic) -> Surro
         loss = mean_over_classes(losses, task)
         return StepResult(gradient, {"matching_loss": loss}), state
 
-    return Surrogate(init, update)
+    return Surrogate(init, update, reads=reads_of_step(context))
 
 
 def network_of_step(
@@ -93,8 +97,71 @@ def step_constants(
     key: jax.Array, step: jax.Array, state: NetworkState, task: Task
 ) -> Shared:
     """What the classes of a step share."""
-    key = rng.stream(key, "matching", step)
-    return Shared(state.variables, key, task.num_previous)
+    return Shared(state.variables, _step_key(key, step), task.num_previous)
+
+
+def _step_key(key, step):
+    return rng.stream(key, "matching", step)
+
+
+def _class_key(key, label):
+    return jax.random.fold_in(key, label)
+
+
+def reads_of_step(context: SurrogateContext) -> Callable[..., Any]:
+    """`Surrogate.reads` of surrogates that match class by class."""
+    inner = context.config.matching.inner_iterations
+
+    def reads(key, step, task):
+        of_classes = map_items(
+            context.layout,
+            lambda key, items, i: _rows_of_class(context, key, items, i),
+            _step_key(key, step),
+            (task.data, task.pool),
+        )
+        key = rng.stream(key, "network_batches", step - 1)
+        of_network = reads_between_steps(key, context, task)
+        if of_network is None:
+            return of_classes
+        # A fresh network is not trained before its first step.
+        return of_classes, jnp.where(step % inner == 0, -1, of_network)
+
+    return reads
+
+
+def _rows_of_class(context, key, items, index):
+    """Rows on the host of the real batches of a class."""
+    data, pool = items
+    key = _class_key(key, data.labels[index])
+    batches = _real_batches(context, key, data, pool, index)
+    return {name: data.images.rows[index, drawn] for name, drawn in batches.items()}
+
+
+def _real_batches(context, key, data, pool, index):
+    """Positions of the real images that a class draws in a step, by the batch's name.
+
+    Args:
+      context: static surroundings.
+      key: of the step and the class.
+      data: of the classes on this device.
+      pool: of the same classes.
+      index: of the class among them.
+    """
+    size = context.config.matching.batch_real
+    draw = lambda name, count: rng.sample_without_replacement(
+        rng.stream(key, name), count, pool.positions.shape[1], size
+    )
+    # "real" are of those that the filter kept.
+    batches = {"real": pool.positions[index][draw("real", pool.counts[index])]}
+    if "whole_class" in _regularizer_needs(context):
+        batches["whole_class"] = draw("whole_class", data.counts[index])
+    return batches
+
+
+def _regularizer_needs(context):
+    if not context.has_previous:
+        return frozenset()
+    return REGULARIZERS[context.config.regularizer.name][1]
 
 
 def mean_over_classes(values: jax.Array, task: Task) -> jax.Array:
@@ -118,28 +185,14 @@ class ClassStep(NamedTuple):
             shared=True,
         )
 
-    def real(
-        self,
-        name: str,
-        classes: Classes,
-        index: jax.Array,
-        positions: jax.Array,
-        count: jax.Array,
-    ) -> jax.Array:
-        """A_w(B): a batch drawn from the first `count` of the given positions.
+    def real(self, name: str, classes: Classes, index: jax.Array) -> jax.Array:
+        """A_w(B): "real", of the images that the filter kept, or "whole_class".
 
         Only the drawn rows of the classes' images are read.
         """
-        size = self.context.config.matching.batch_real
-        key = rng.stream(self.key, name)
-        drawn = rng.sample_without_replacement(key, count, len(positions), size)
-        return self.augment(classes.data.images[index, positions[drawn]])
-
-    def kept(self, classes: Classes, index: jax.Array) -> jax.Array:
-        """A batch of the images that the filter kept."""
-        pool = classes.pool
-        positions, count = pool.positions[index], pool.counts[index]
-        return self.real("real", classes, index, positions, count)
+        data, pool = classes.data, classes.pool
+        drawn = _real_batches(self.context, self.key, data, pool, index)[name]
+        return self.augment(data.images[index, drawn])
 
     def formed(self, pixels: jax.Array) -> jax.Array:
         """A*_w(S_k): at most `batch_syn_max` of the formed images, augmented."""
@@ -194,9 +247,9 @@ def match_class(
       The loss and the gradient `[n, h, w, c]`.
     """
     label = classes.data.labels[index]
-    step = ClassStep(context, jax.random.fold_in(shared.key, label))
+    step = ClassStep(context, _class_key(shared.key, label))
     statistic = make_statistic(context, shared.variables, label)
-    target = statistic.value(step.kept(classes, index), None)
+    target = statistic.value(step.real("real", classes, index), None)
     loss = _objective(step, statistic, target, classes, index, shared.num_previous)
     images, pull_back = jax.vjp(step.formed, classes.pixels[index])
     value, gradient = statistic.pixel_gradient(
@@ -215,11 +268,7 @@ def _objective(step, statistic, target, classes, index, num_previous):
     needs = needs | ({"previous"} if config.matching.union else set())
     whole, previous, previous_loss = None, None, None
     if "whole_class" in needs:
-        everything = jnp.arange(classes.data.images.shape[1])
-        count = classes.data.counts[index]
-        whole = statistic.value(
-            step.real("whole_class", classes, index, everything, count), None
-        )
+        whole = statistic.value(step.real("whole_class", classes, index), None)
     if needs & {"previous", "previous_loss"}:
         earlier, weights = step.previous(classes.previous[index], num_previous)
     if "previous" in needs:

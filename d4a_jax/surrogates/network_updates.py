@@ -11,7 +11,8 @@ from jax import lax
 from d4a_jax import rng
 from d4a_jax.formation import form_tiles
 from d4a_jax.parallel import split_batch
-from d4a_jax.real_data import Pool, draw_images
+from d4a_jax.real_data import Pool, draw_images, draw_positions
+from d4a_jax.streaming import owned_rows
 from d4a_jax.surrogates.base import SurrogateContext, Task
 from d4a_jax.training import (
     Batch,
@@ -82,8 +83,7 @@ def train_between_steps(
     training = context.config.network_training
     if not training.images_per_step:
         return state
-    batches = -(-training.images_per_step // training.batch_size)
-    size = batches * training.batch_size
+    size = _images_between_steps(training)
 
     def draw(key):
         if training.data == "synthetic":
@@ -91,6 +91,24 @@ def train_between_steps(
         return _draw_real(key, context, task, size)
 
     return _train(key, context, state, draw)
+
+
+def reads_between_steps(
+    key: jax.Array, context: SurrogateContext, task: Task
+) -> jax.Array | None:
+    """Rows `[devices, k]` of images on the host that `train_between_steps` reads."""
+    training = context.config.network_training
+    pool = None if training.data == "synthetic" else _pool(context, task)
+    if not training.images_per_step or pool is None:
+        return None
+    size = _images_between_steps(training)
+    drawn = draw_positions(rng.stream(key, "draw"), pool, size)
+    return owned_rows(task.data.images, *drawn)
+
+
+def _images_between_steps(training):
+    """`images_per_step`, rounded up to whole batches."""
+    return -(-training.images_per_step // training.batch_size) * training.batch_size
 
 
 def _train_on_stages(key, context, state, task):
@@ -146,15 +164,23 @@ def _train(key, context, state, draw, optimizer=None):
 
 def _draw_real(key, context, task, size):
     """Training images (uint8, or float32 in [0, 1] if formed) and their labels."""
-    source = context.config.network_training.data
-    if source == "earlier" and context.has_previous:
+    pool = _pool(context, task)
+    if pool is None:
         count = _formed_counts(context, task, task.num_previous)
         return _draw_formed(key, context, task, task.previous, count, size)
+    return draw_images(key, task.data, pool, size)
+
+
+def _pool(context, task):
+    """The real images that networks are trained on; None for earlier segments."""
+    source = context.config.network_training.data
+    if source == "earlier" and context.has_previous:
+        return None
+    if source == "filtered":
+        return task.pool
     classes, capacity = task.pool.positions.shape
     everything = jnp.broadcast_to(jnp.arange(capacity), (classes, capacity))
-    whole = Pool(everything, task.data.counts)
-    pool = task.pool if source == "filtered" else whole
-    return draw_images(key, task.data, pool, size)
+    return Pool(everything, task.data.counts)
 
 
 def _draw_all_segments(key, context, pixels, task, size):

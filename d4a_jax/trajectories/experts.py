@@ -22,7 +22,9 @@ from d4a_jax.data import Dataset
 from d4a_jax.data.cache import exclusive
 from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
 from d4a_jax.networks import Network, create_network
-from d4a_jax.parallel import Layout, replicate
+from d4a_jax.parallel import Layout, replicate, to_host
+from d4a_jax.processes import any_of, held_by_main
+from d4a_jax.streaming import place_everywhere
 from d4a_jax.training import Normalization, constant, steps_per_epoch
 from d4a_jax.trajectories.store import ExpertStore, stored_bytes
 
@@ -116,13 +118,25 @@ def open_experts(
     check_size(config, size)
     store = ExpertStore(directory, settings.epochs, size, settings.storage_dtype)
     experts = Experts(store, settings.experts, ensemble, digest[:16])
-    with exclusive(directory):
-        missing = store.missing(settings.experts)
+    with held_by_main(exclusive(directory)):
+        missing = _missing(store, settings.experts)
         if missing:
             _check_space(store, len(missing))
             fileio.write_json_atomic(directory / "about.json", identity)
-            _train(dataset, experts, missing, progress)
+            images, budget_gb = dataset.train_images, config.runtime.image_memory_gb
+            training = TrainingImages(
+                place_everywhere(images, layout, budget_gb),
+                np.asarray(dataset.train_labels, np.int32),
+            )
+            _train(replicate(layout, training), experts, missing, progress)
     return experts
+
+
+def _missing(store: ExpertStore, count: int) -> list[int]:
+    """Experts that any process lacks: it takes all of them to train one."""
+    here = store.missing(count)
+    lacking = any_of(*(expert in here for expert in range(count)))
+    return [expert for expert in range(count) if lacking[expert]]
 
 
 def needs_experts(config: Config) -> bool:
@@ -199,7 +213,7 @@ def _ensemble(dataset, config, layout):
 
 
 def _train(
-    dataset: Dataset,
+    training: TrainingImages,
     experts: Experts,
     missing: list[int],
     progress: ProgressHook | None,
@@ -209,9 +223,6 @@ def _train(
     together = ensemble.layout.num_devices
     if ensemble.layout.chunk != 1:
         together *= _TOGETHER
-    images = np.asarray(dataset.train_images)
-    labels = np.asarray(dataset.train_labels, np.int32)
-    training = replicate(ensemble.layout, TrainingImages(images, labels))
     epochs = experts.store.epochs
     for first in range(0, len(missing), together):
         group = missing[first : first + together]
@@ -240,7 +251,7 @@ def _trajectories(
 
     def snapshot(members):
         variables = jax.tree.map(lambda x: x[: len(group)], members.state.variables)
-        return np.asarray(flatten(variables))
+        return to_host(flatten(variables))
 
     subsets = everything(count, count, len(group))
     members = ensemble.begin(jax.random.key(0), group, subsets)

@@ -8,7 +8,9 @@ import numpy as np
 
 from d4a_jax import fileio
 from d4a_jax.data import Dataset
-from d4a_jax.parallel import spread
+from d4a_jax.parallel import spread, to_host
+from d4a_jax.processes import any_of
+from d4a_jax.streaming import place
 from d4a_jax.trajectories.experts import Experts
 
 # Experts that are asked, the first ones; their mean is all that is kept.
@@ -33,23 +35,31 @@ def hits_by_epoch(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (jnp.argmax(logits, axis=-1) == labels).T
 
 
-def judge(dataset: Dataset, experts: Experts) -> Judgement:
+def judge(
+    dataset: Dataset, experts: Experts, budget_gb: float | None = None
+) -> Judgement:
     """Classifies the training images by the experts after every epoch.
 
     Kept beside the experts, and read from there when asked again.
+
+    Args:
+      dataset: whose training images are classified.
+      experts: the judges are the first of them.
+      budget_gb: see `parallel.exceeds_memory`.
     """
     judges = min(experts.count, _JUDGES)
     path = experts.store.directory / f"judgement-by-{judges}.npy"
-    if path.exists():
+    # One process without the file makes it necessary to judge in all of them.
+    if not any_of(not path.exists())[0]:
         return Judgement(*np.load(path, allow_pickle=False))
     layout, count = experts.ensemble.layout, len(dataset.train_labels)
-    images = np.asarray(dataset.train_images)
-    arrays = spread(layout, (images, np.asarray(dataset.train_labels, np.int32)))
+    images = place(dataset.train_images, np.arange(count), layout, budget_gb)
+    labels = spread(layout, np.asarray(dataset.train_labels, np.int32))
     hits = np.mean(
         [
-            np.asarray(
+            to_host(
                 experts.ensemble.predict(
-                    experts.trajectory(expert), *arrays, hits_by_epoch
+                    experts.trajectory(expert), images, labels, hits_by_epoch
                 )
             )[:count]
             for expert in range(judges)
@@ -58,4 +68,4 @@ def judge(dataset: Dataset, experts: Experts) -> Judgement:
     )
     judgement = Judgement(np.sum(1.0 - hits, axis=1), hits[:, -1])
     fileio.save_array_atomic(path, np.stack(judgement).astype(np.float32))
-    return judge(dataset, experts)
+    return judge(dataset, experts, budget_gb)

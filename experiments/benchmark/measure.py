@@ -146,7 +146,7 @@ class Bench:
         start = time.perf_counter()
         compiled = program.traced.lower().compile()
         row.compile_seconds = time.perf_counter() - start
-        row.memory_bytes, needed = _program_memory(compiled)
+        row.memory_bytes, needed = program_memory(compiled)
         free = _free_memory()
         if free is not None and needed > free:
             row.skipped = f"memory: {needed / 1e9:.1f} GB, free {free / 1e9:.1f} GB"
@@ -154,7 +154,7 @@ class Bench:
         return program.start(compiled)
 
 
-def _program_memory(compiled) -> tuple[int, int]:
+def program_memory(compiled) -> tuple[int, int]:
     """Bytes that the program uses, and those that its call will newly allocate."""
     stats = compiled.memory_analysis()
     new = stats.output_size_in_bytes - stats.alias_size_in_bytes
