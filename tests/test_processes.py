@@ -1,10 +1,12 @@
 """Several processes make one run: the same result, and an end where one is lost."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import jax
@@ -157,6 +159,12 @@ def test_a_single_process_agrees_with_itself():
     assert processes.is_main()
     assert processes.any_of(True, False) == (True, False)
     assert processes.main_first(lambda: 7) == 7
+    assert processes.of_main([3, 1]) == [3, 1]
+    done = []
+    processes.by_main(lambda: done.append(1))
+    with processes.held_by_main(contextlib.closing(BytesIO())):
+        done.append(2)
+    assert done == [1, 2]
     processes.check_same("The configuration", "text")
     assert processes.loss_of(RuntimeError("Gloo: connection closed by peer")) is None
     assert processes.failed(2) == 2

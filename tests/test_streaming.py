@@ -13,6 +13,9 @@ from d4a_jax import config as configs
 from d4a_jax import parallel, real_data, streaming
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation import distill
+from d4a_jax.networks import create_network
+from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task
+from d4a_jax.training import Normalization
 from test_processes import VALUES
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 2, 1), dtype=np.uint8)
@@ -133,6 +136,70 @@ def test_a_whole_run_is_the_same_and_is_read_ahead(monkeypatch):
     # Every class draws a batch, with the anchor of the second segment two, and each
     # device reads its share of the networks' batch.
     assert found[True] == 4 * CLASSES + 2 * 2 + 4 * (2 * CLASSES) + 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "regularizer", "asked", "drawn"),
+    [
+        # Two batches of each of three classes, and a share of the networks' batch.
+        ("distribution", "union", 3 * 2 + 1, 3 * 2 + 1),
+        # CAFE looks at its batches twice.
+        ("cafe", "none", 3 * 2 + 1, 3 + 1),
+        # Real images are for the teacher only, which is trained before the first step.
+        ("inversion", "none", 0, 0),
+    ],
+)
+def test_surrogates_ask_for_what_they_said_they_would(
+    monkeypatch, surrogate, regularizer, asked, drawn
+):
+    """A step with a network that is trained on: the rows that it reads."""
+    matching = {"surrogate": surrogate, "inner_iterations": 2, "augmentation": "none"}
+    values = VALUES | {
+        "network": "convnet:width=2:depth=1:norm=batch",
+        "matching": matching | {"batch_real": 3},
+        "regularizer": {"name": regularizer},
+        "runtime": {"image_memory_gb": 0.0},
+    }
+    config, layout = configs.from_dict(values), layout_of(1)
+    images = np.random.default_rng(2).integers(0, 256, (18, 4, 4, 3), dtype=np.uint8)
+    index = real_data.index_classes(np.arange(18) % 3, 3)
+    network = create_network(config.network, 3, (4, 4, 3))
+    context = SurrogateContext(
+        config, network, Normalization((0.5,) * 3, (0.2,) * 3), layout, True
+    )
+    surrogate = SURROGATES[surrogate](context)
+    pool = real_data.make_pool(index.valid, layout)
+    pixels = jax.random.uniform(jax.random.key(1), (3, 1, 4, 4, 3))
+    previous = jnp.zeros((3, 1, 4, 4, 3), jnp.uint8)
+    read = []
+    gather = streaming.HostReader._gather
+    monkeypatch.setattr(
+        streaming.HostReader,
+        "_gather",
+        lambda self, rows: read.append(rows.tolist()) or gather(self, rows),
+    )
+
+    @jax.jit
+    def step(key, number, state, task):
+        return surrogate.update(key, number, state, pixels, task)
+
+    key, results = jax.random.key(3), []
+    for budget in (None, 0.0):
+        data = real_data.load_real_data(images, index, layout, budget)
+        task = Task(data, pool, previous, jnp.int32(1))
+        state = surrogate.init(key, task)
+        read.clear()
+        results.append(jax.block_until_ready(step(key, jnp.int32(1), state, task)))
+    for near, far in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_array_equal(near, far)
+    told = [] if surrogate.reads is None else surrogate.reads(key, jnp.int32(1), task)
+    lines = [
+        line.tolist()
+        for leaf in jax.tree.leaves(told)
+        for line in np.asarray(leaf).reshape(-1, leaf.shape[-1])
+    ]
+    assert len(read) == asked and len(lines) == drawn
+    assert {*map(tuple, read)} == {*map(tuple, lines)}
 
 
 def test_images_for_every_device_are_indexed_alike():
