@@ -43,10 +43,12 @@ def set_up_logging() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    for name in ("absl", "jax", "orbax"):
+    for name in ("jax", "orbax"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Orbax leaves tasks behind where a checkpoint is damaged, which is said anyway.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Orbax, which logs through absl, shows stack traces for damage and full disks.
+    # What fails is raised as well, and then said in a sentence.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def keep_compiled_programs() -> None:
