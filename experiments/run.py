@@ -137,9 +137,9 @@ def main(choice: config_flag.Choice) -> int:
     except (CheckpointError, DivergenceError) as error:
         print(error, file=sys.stderr)
         return 1
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         pass
-    print("Stopped; the same command continues from the last checkpoint.")
+    print(cli.STOPPED)
     return 128 + (should_stop.number or signal.SIGINT)
 
 
