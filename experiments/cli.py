@@ -24,6 +24,10 @@ from d4a_jax.processes import DisagreementError
 
 FAILURE = 1
 USER_ERROR = 2
+
+# Of flags that other commands, imported into the same process, have too.
+SHARED = {"allow_override": True}
+
 _USER_ERRORS = (
     ArtifactError,
     ConfigError,
@@ -45,10 +49,12 @@ def set_up_logging() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    for name in ("absl", "jax", "orbax"):
+    for name in ("jax", "orbax"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Orbax leaves tasks behind where a checkpoint is damaged, which is said anyway.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Orbax, which logs through absl, shows stack traces for damage and full disks.
+    # What fails is raised as well, and then said in a sentence.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def keep_compiled_programs() -> None:
@@ -95,11 +101,15 @@ def parse_flags(argv: Sequence[str]) -> None:
         raise ConfigError([f"{unexpected[0]!r} is not a flag; flags begin with --."])
 
 
+STOPPED = "Stopped; the same command continues from the last checkpoint."
+
+
 class StopSignal:
     """Turns the first SIGTERM or Ctrl-C into a request, and the second into an end.
 
     Calling it says whether a stop was requested. Until it is first called there is
     nothing to save, as while data are prepared, and a signal ends the program at once.
+    That is no exception, which a callback inside a library could swallow.
     """
 
     def __init__(self):
@@ -116,7 +126,8 @@ class StopSignal:
         del frame
         again, self.number = self.number is not None, number
         if again or not self._is_asked:
-            raise KeyboardInterrupt
+            print(STOPPED, flush=True)
+            os._exit(128 + number)
         logger.info("Stopping after a checkpoint; once more stops at once.")
 
 

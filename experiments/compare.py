@@ -45,9 +45,6 @@ from experiments import cli  # noqa: E402
 from experiments.published import published  # noqa: E402
 from experiments.rows import ROW_KEYS, run_row, summary  # noqa: E402
 
-# Another command, imported into the same process, may have them too.
-_SHARED = {"allow_override": True}
-
 _COMPARISON = flags.DEFINE_string(
     "comparison", "comparisons/digits.py", "File that defines what is compared."
 )
@@ -55,13 +52,15 @@ _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Where everything goes; by default runs/NAME-OF-THE-COMPARISON.",
-    **_SHARED,
+    **cli.SHARED,
 )
-_SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seeds; repeat the flag.", **_SHARED)
+_SEEDS = flags.DEFINE_multi_integer(
+    "seed", [0], "Seeds; repeat the flag.", **cli.SHARED
+)
 _METHODS = flags.DEFINE_list("methods", None, "Methods to run; by default all.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data are kept.", **_SHARED)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data are kept.", **cli.SHARED)
 _MANUAL_DIR = flags.DEFINE_string(
-    "manual_dir", None, "Folder with archives.", **_SHARED
+    "manual_dir", None, "Folder with archives.", **cli.SHARED
 )
 
 COLUMNS = (

@@ -191,10 +191,10 @@ def _distill(choice):
     try:
         run(choice, workdir, should_stop)
         return 0
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         pass
     if processes.is_main():
-        print("Stopped; the same command continues from the last checkpoint.")
+        print(cli.STOPPED)
     return 128 + (should_stop.number or signal.SIGINT)
 
 

@@ -47,12 +47,20 @@ from d4a_jax.log import logger  # noqa: E402
 from experiments import budget, cli, sweep_table  # noqa: E402
 
 _SWEEP = flags.DEFINE_string("sweep", None, "File that defines ROWS.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where rows are kept.")
-_SEEDS = flags.DEFINE_multi_integer("seed", [0], "Distillation seeds; repeat the flag.")
-_ROWS = flags.DEFINE_list("rows", None, "Names, such as 'idc*'; all by default.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where rows are kept.", **cli.SHARED)
+_SEEDS = flags.DEFINE_multi_integer(
+    "seed", [0], "Distillation seeds; repeat the flag.", **cli.SHARED
+)
+_ROWS = flags.DEFINE_list(
+    "rows", None, "Names, such as 'idc*'; all by default.", **cli.SHARED
+)
 _PLAN = flags.DEFINE_bool("plan", False, "Only count what the rows will cost.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data are cached.")
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder with archives.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where prepared data are cached.", **cli.SHARED
+)
+_MANUAL_DIR = flags.DEFINE_string(
+    "manual_dir", None, "Folder with archives.", **cli.SHARED
+)
 
 _BASELINES = ("random", "random_mosaic")
 # How often the time that a row has taken is written down.
@@ -332,9 +340,9 @@ def main(unused_argv) -> int:
             workdir = Path(_WORKDIR.value)
             print(run_sweep(sweep, names, _SEEDS.value, workdir, should_stop))
             return 0
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         pass
-    print("Stopped; the same command continues from the last checkpoint.")
+    print(cli.STOPPED)
     return 128 + (should_stop.number or signal.SIGINT)
 
 

@@ -22,3 +22,20 @@ def manual_dir() -> Path:
     if not path or not Path(path).is_dir():
         pytest.skip("D4A_MANUAL_DIR does not name a folder with data sets")
     return Path(path)
+
+
+# The longest first, so that no worker is left alone with one of them at the end.
+_LONGEST = ("test_configs", "test_faults", "test_notebooks", "test_distillation")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps a module's tests, which share fixtures, on one worker of pytest-xdist.
+
+    Tests with an `xdist_group` of their own go anywhere.
+    """
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -60,7 +60,10 @@ def test_other_arguments_are_refused(name):
         load(name, "big")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES],
+)
 def test_smoke_runs_every_phase(name, tmp_path):
     _, values = load(name, "smoke")
     if name != "digits":

@@ -33,13 +33,8 @@ def test_script_and_notebook_are_in_step_and_hold_no_outputs(name):
             assert not cell.outputs and cell.execution_count is None
 
 
-UNFINISHED = pytest.mark.xfail(
-    reason="experiments/analyze.py orders no test images by difficulty yet"
-)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param("colab", marks=UNFINISHED), "own_data"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_cell_runs(name, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d4a_jax.analysis.deciles import random_real
 from d4a_jax.artifact import DistilledDataset, load_distilled, save_distilled
+from d4a_jax.baselines import random_images
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import from_arrays
 from d4a_jax.evaluation import evaluate
@@ -56,7 +56,7 @@ def dataset():
 def distilled(dataset, tmp_path_factory):
     """Downscaled real images as a distilled set of two segments, from the disk."""
     path = tmp_path_factory.mktemp("artifact") / "distilled"
-    save_distilled(path, random_real(dataset, (3, 2), 2, 0), with_gallery=False)
+    save_distilled(path, random_images(dataset, (3, 2), factor=2), with_gallery=False)
     return load_distilled(path)
 
 

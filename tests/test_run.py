@@ -239,8 +239,9 @@ def test_overrides_keep_their_types():
     choice, rest = parse(
         "--config.seed=3",
         SMOKE,
-        "--config.matching.learning_rate",
-        "2",
+        "--config.matching.learning_rate=2",
+        "--config.network_training.learning_rate",
+        "3",
         "--config.synthetic.segments=(1,1)",
         "--config.data.classes=2",
         "--config.evaluation.max_steps=None",
@@ -250,6 +251,7 @@ def test_overrides_keep_their_types():
     assert rest == ["run.py"]
     assert choice.config.seed == 3
     assert choice.config.matching.learning_rate == 2.0
+    assert choice.config.network_training.learning_rate == 3.0
     assert choice.config.synthetic.segments == (1, 1)
     assert choice.config.data.classes == 2 and choice.config.data.path == "12"
     assert choice.config.evaluation.max_steps is None
