@@ -153,10 +153,14 @@ def test_surrogates_ask_for_what_they_said_they_would(
     monkeypatch, surrogate, regularizer, asked, drawn
 ):
     """A step with a network that is trained on: the rows that it reads."""
-    matching = {"surrogate": surrogate, "inner_iterations": 2, "augmentation": "none"}
+    matching = {"surrogate": surrogate, "outer_iterations": 1, "inner_iterations": 2}
+    training = VALUES["network_training"]
+    if surrogate == "inversion":
+        training = training | {"pretrain_epochs": 1}
     values = VALUES | {
         "network": "convnet:width=2:depth=1:norm=batch",
-        "matching": matching | {"batch_real": 3},
+        "matching": matching | {"augmentation": "none", "batch_real": 3},
+        "network_training": training,
         "regularizer": {"name": regularizer},
         "runtime": {"image_memory_gb": 0.0},
     }
@@ -187,7 +191,7 @@ def test_surrogates_ask_for_what_they_said_they_would(
     for budget in (None, 0.0):
         data = real_data.load_real_data(images, index, layout, budget)
         task = Task(data, pool, previous, jnp.int32(1))
-        state = surrogate.init(key, task)
+        state = jax.block_until_ready(surrogate.init(key, task))
         read.clear()
         results.append(jax.block_until_ready(step(key, jnp.int32(1), state, task)))
     for near, far in zip(*map(jax.tree.leaves, results), strict=True):
