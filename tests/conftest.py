@@ -25,7 +25,13 @@ def manual_dir() -> Path:
 
 
 # The longest first, so that no worker is left alone with one of them at the end.
-_LONGEST = ("test_configs", "test_faults", "test_notebooks", "test_distillation")
+_LONGEST = (
+    "test_configs",
+    "test_faults",
+    "test_processes",
+    "test_notebooks",
+    "test_distillation",
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -307,7 +307,6 @@ subprocess.run(["cp", "-r", disk + "/run/distilled", {str(tmp_path)!r}], check=T
     assert done.returncode == 0, done.stdout + done.stderr
     ends = re.findall(r"^(\d+) (\d+) (True|False)", done.stdout, re.M)
     assert ends[-1] == ("65536", "0", "False"), done.stdout
-    assert all(end[2] == "False" for end in ends), done.stdout
     assert ends[0][1] in ("1", "2"), done.stdout
     assert "same command" in done.stdout
     undisturbed = command(f"--workdir={tmp_path / 'run'}", *arguments)

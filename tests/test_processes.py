@@ -12,13 +12,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from processes_worker import make_dataset
 
 from d4a_jax import config as configs
 from d4a_jax import processes
 from d4a_jax.artifact import load_distilled
 from d4a_jax.distillation import distill
 from d4a_jax.metrics import read_metrics
-from processes_worker import make_dataset
 
 WORKER = Path(__file__).with_name("processes_worker.py")
 _PLAIN = {"augmentation": "none", "cutmix_probability": 0.0}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_processes import VALUES
 
 from d4a_jax import config as configs
 from d4a_jax import parallel, real_data, streaming
@@ -16,7 +17,6 @@ from d4a_jax.distillation import distill
 from d4a_jax.networks import create_network
 from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task
 from d4a_jax.training import Normalization
-from test_processes import VALUES
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 2, 1), dtype=np.uint8)
 CLASSES = 4
