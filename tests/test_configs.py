@@ -24,7 +24,6 @@ SIDES = {
     "cifar10_": 8,
     "svhn": 32,
     "fashion_mnist": 28,
-    "tin50_": 16,
     "tin": 16,
     "imagenet": 32,
     "folder": 16,
