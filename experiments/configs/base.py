@@ -91,7 +91,8 @@ def _shrink(config: ConfigDict) -> None:
     config.data.classes = 3
     config.network = _narrow(config.network)
     config.synthetic.images_per_class = 2
-    config.synthetic.segments = 2
+    if config.synthetic.segments != 1:
+        config.synthetic.segments = 2
     config.matching.outer_iterations = min(config.matching.outer_iterations, 2)
     config.matching.inner_iterations = 2
     config.matching.batch_real = 8
