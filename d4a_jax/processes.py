@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -248,10 +248,15 @@ def failed(status: int) -> int:
       The status, in a single process.
     """
     if jax.process_count() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        end(status)
     return status
+
+
+def end(status: int) -> NoReturn:
+    """Ends this process with a status at once, waiting for no thread of a library."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _first_line(error: BaseException) -> Any:

@@ -173,7 +173,11 @@ def main(choice: config_flag.Choice) -> int:
             return _distill(choice)
     except SystemExit as error:
         return processes.failed(error.code)
-    except (CheckpointError, DivergenceError) as error:
+    except CheckpointError as error:
+        print(error, file=sys.stderr)
+        # Writes that are still in flight would show stack traces at an ordinary end.
+        processes.end(1)
+    except DivergenceError as error:
         print(error, file=sys.stderr)
         return processes.failed(1)
     except Exception as error:  # pylint: disable=broad-except
