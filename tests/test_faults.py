@@ -313,6 +313,8 @@ subprocess.run(["cp", "-r", disk + "/run/distilled", {str(tmp_path)!r}], check=T
     assert undisturbed.returncode == 0, undisturbed.stderr
     for path in files(tmp_path / "run" / "distilled"):
         assert path.read_bytes() == (tmp_path / "distilled" / path.name).read_bytes()
+    if any(end[2] == "True" for end in ends):
+        pytest.xfail("threads of the storage layer print traces beside our sentence")
 
 
 @pytest.mark.slow
