@@ -9,9 +9,12 @@ convolution. Here
 * the kernel gradient is a sum of matrix products, one per kernel position (or a
   single one over stacked patches when there are few input channels).
 
-The rules are plain differentiable code, so forward-mode differentiation of a
-gradient (`jax.jvp` of `jax.grad`), which gradient matching needs, works and only
-ever meets these same forms.
+The convolution and its input gradient are primitives of their own, linear in both
+operands, and each is differentiated in terms of the other and of the kernel gradient.
+So derivatives of any order and direction, also forward-mode differentiation of a
+gradient (`jax.jvp` of `jax.grad`), which gradient matching needs, only ever meet these
+same forms. Under `jax.vmap`, too, they decide what becomes of them: images that share
+a kernel become one batch, and kernels of their own lead to `batched_conv`.
 """
 
 import functools
@@ -19,16 +22,17 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from d4a_jax import batched_conv
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# Up to this many input channels the stacked patches stay small and one product
-# over them beats kh * kw thin ones (measured on CPU: 43 against 14 GFLOP/s at 3
-# channels, 48 against 67 at 128).
-_FEW_CHANNELS = 16
+_forward_p = Primitive("conv2d")
+_input_gradient_p = Primitive("conv2d_input_gradient")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv2d(
     images: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
 ) -> jax.Array:
@@ -43,10 +47,10 @@ def conv2d(
     Returns:
       `[n, h', w', c_out]` with `h' = (h + 2 padding - kh) // stride + 1`.
     """
-    return _forward(images, kernel, stride, padding)
+    return _forward_p.bind(images, kernel, stride=stride, padding=padding)
 
 
-def _forward(images, kernel, stride, padding):
+def _forward(images, kernel, *, stride, padding):
     return lax.conv_general_dilated(
         images,
         kernel,
@@ -56,27 +60,12 @@ def _forward(images, kernel, stride, padding):
     )
 
 
-def _conv2d_fwd(images, kernel, stride, padding):
-    return _forward(images, kernel, stride, padding), (images, kernel)
-
-
-def _conv2d_bwd(stride, padding, residuals, cotangent):
-    images, kernel = residuals
-    return (
-        _input_gradient(cotangent, kernel, images.shape, stride, padding),
-        _kernel_gradient(images, cotangent, kernel.shape, stride, padding),
-    )
-
-
-conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
-
-
-def _input_gradient(cotangent, kernel, image_shape, stride, padding):
+def _input_gradient(cotangent, kernel, *, sides, stride, padding):
     def pads(side, out, k):
         low = k - 1 - padding
         return low, side - stride * (out - 1) - 1 + padding
 
-    (_, height, width, _), (kh, kw, _, _) = image_shape, kernel.shape
+    (height, width), (kh, kw, _, _) = sides, kernel.shape
     return lax.conv_general_dilated(
         cotangent,
         kernel[::-1, ::-1].transpose(0, 1, 3, 2),
@@ -92,18 +81,9 @@ def _input_gradient(cotangent, kernel, image_shape, stride, padding):
 
 def _kernel_gradient(images, cotangent, kernel_shape, stride, padding):
     kh, kw, c_in, c_out = kernel_shape
-    _, out_h, out_w, _ = cotangent.shape
-    border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    padded = jnp.pad(images, border)
-    shifted = [
-        padded[
-            :,
-            i : i + stride * (out_h - 1) + 1 : stride,
-            j : j + stride * (out_w - 1) + 1 : stride,
-        ]
-        for i in range(kh)
-        for j in range(kw)
-    ]
+    shifted = batched_conv.shifted(
+        images, (kh, kw), cotangent.shape[1:3], stride, (padding, padding)
+    )
     columns = cotangent.reshape(-1, c_out)
 
     def product(patches):
@@ -115,11 +95,99 @@ def _kernel_gradient(images, cotangent, kernel_shape, stride, padding):
             preferred_element_type=jnp.promote_types(rows.dtype, jnp.float32),
         )
 
-    if c_in <= _FEW_CHANNELS:
+    if c_in <= batched_conv.FEW_CHANNELS:
         gradient = product(jnp.concatenate(shifted, axis=-1))
     else:
         gradient = jnp.stack([product(patches) for patches in shifted])
     return gradient.reshape(kernel_shape).astype(images.dtype)
+
+
+def _forward_by_images(cotangent, images, kernel, **steps):
+    sides = images.aval.shape[1:3]
+    return _input_gradient_p.bind(cotangent, kernel, sides=sides, **steps)
+
+
+def _forward_by_kernel(cotangent, images, kernel, **steps):
+    return _kernel_gradient(images, cotangent, kernel.aval.shape, **steps)
+
+
+# The input gradient of d is the adjoint of the convolution x -> x * k. So <d', x> of
+# its result d' is <d, x * k>, whose derivatives are these.
+def _input_gradient_by_cotangent(images, cotangent, kernel, *, sides, **steps):
+    del cotangent, sides
+    return _forward_p.bind(images, kernel, **steps)
+
+
+def _input_gradient_by_kernel(images, cotangent, kernel, *, sides, **steps):
+    del sides
+    return _kernel_gradient(images, cotangent, kernel.aval.shape, **steps)
+
+
+def _vmapped(primitive, each, channels, operands, axes, **params):
+    """Several convolutions at once: never a grouped one.
+
+    Args:
+      primitive: `_forward_p` or `_input_gradient_p`.
+      each: what computes all of them if every one has its own images and kernel.
+      channels: axis of the kernel that the results' channels come from.
+      operands: images (or cotangents) and kernel.
+      axes: of the operands along which they are stacked; None for a shared one.
+      **params: parameters of the primitive.
+
+    Returns:
+      The results and the axis along which they are stacked.
+    """
+    images, kernels = (
+        x if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands, axes)
+    )
+    if None not in axes:
+        return each(images, kernels, **params), 0
+    if axes[1] is None:  # As one batch.
+        count, n = images.shape[:2]
+        merged = images.reshape(count * n, *images.shape[2:])
+        out = primitive.bind(merged, kernels, **params)
+        return out.reshape(count, n, *out.shape[1:]), 0
+    # As one kernel with more channels.
+    count, size = len(kernels), kernels.shape[1 + channels]
+    moved = jnp.moveaxis(kernels, 0, channels)
+    shape = moved.shape[:channels] + (-1,) + moved.shape[channels + 2 :]
+    out = primitive.bind(images, moved.reshape(shape), **params)
+    return out.reshape(*out.shape[:-1], count, size), out.ndim - 1
+
+
+def _define(primitive, function, by_first, by_second, each, channels):
+    """Gives a primitive that is linear in both operands its rules."""
+
+    def abstract(*operands, **params):
+        result = jax.eval_shape(functools.partial(function, **params), *operands)
+        return jax.core.ShapedArray(result.shape, result.dtype)
+
+    primitive.def_impl(function)
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
+    ad.defbilinear(primitive, by_first, by_second)
+    batching.primitive_batchers[primitive] = functools.partial(
+        _vmapped, primitive, each, channels
+    )
+
+
+_define(
+    _forward_p,
+    _forward,
+    _forward_by_images,
+    _forward_by_kernel,
+    batched_conv.forward,
+    channels=3,
+)
+_define(
+    _input_gradient_p,
+    _input_gradient,
+    _input_gradient_by_cotangent,
+    _input_gradient_by_kernel,
+    batched_conv.input_gradient,
+    channels=2,
+)
 
 
 def relu_avg_pool(images: jax.Array) -> jax.Array:

@@ -115,6 +115,15 @@ def _convolution_flops(equation: JaxprEqn) -> int:
     return 2 * equation.outvars[0].aval.size * taps // skipped
 
 
+def _conv2d_flops(equation: JaxprEqn) -> int:
+    """Of `ops.conv2d` and of its input gradient, which sums over the other channels."""
+    kernel, stride = equation.invars[1].aval.shape, equation.params["stride"]
+    if equation.primitive.name == "conv2d":
+        return 2 * equation.outvars[0].aval.size * math.prod(kernel[:3])
+    taps = math.prod(kernel[:2]) * kernel[3]
+    return 2 * equation.outvars[0].aval.size * taps // stride**2
+
+
 def _product_flops(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
@@ -123,6 +132,8 @@ def _product_flops(equation: JaxprEqn) -> int:
 
 
 _FLOPS = {
+    "conv2d": _conv2d_flops,
+    "conv2d_input_gradient": _conv2d_flops,
     "conv_general_dilated": _convolution_flops,
     "dot_general": _product_flops,
 }
