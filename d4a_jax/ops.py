@@ -11,10 +11,10 @@ convolution. Here
 
 The convolution and its input gradient are primitives of their own, linear in both
 operands, and each is differentiated in terms of the other and of the kernel gradient.
-So derivatives of any order and direction, also forward-mode differentiation of a
-gradient (`jax.jvp` of `jax.grad`), which gradient matching needs, only ever meet these
-same forms. Under `jax.vmap`, too, they decide what becomes of them: images that share
-a kernel become one batch, and kernels of their own lead to `batched_conv`.
+So forward-mode differentiation of a gradient (`jax.jvp` of `jax.grad`), which gradient
+matching needs, and derivatives of higher order only ever meet these same forms. Their
+rules for `jax.vmap` make no grouped convolutions: images that share a kernel become
+one batch, and images with a kernel for each batch are left to `batched_conv`.
 """
 
 import functools
@@ -33,6 +33,7 @@ _forward_p = Primitive("conv2d")
 _input_gradient_p = Primitive("conv2d_input_gradient")
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv2d(
     images: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
 ) -> jax.Array:
@@ -48,6 +49,23 @@ def conv2d(
       `[n, h', w', c_out]` with `h' = (h + 2 padding - kh) // stride + 1`.
     """
     return _forward_p.bind(images, kernel, stride=stride, padding=padding)
+
+
+def _conv2d_fwd(images, kernel, stride, padding):
+    out = _forward_p.bind(images, kernel, stride=stride, padding=padding)
+    return out, (images, kernel)
+
+
+def _conv2d_bwd(stride, padding, residuals, cotangent):
+    images, kernel = residuals
+    steps = {"stride": stride, "padding": padding}
+    by_images = _input_gradient_p.bind(
+        cotangent, kernel, sides=images.shape[1:3], **steps
+    )
+    return by_images, _kernel_gradient(images, cotangent, kernel.shape, **steps)
+
+
+conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
 
 
 def _forward(images, kernel, *, stride, padding):
@@ -123,12 +141,11 @@ def _input_gradient_by_kernel(images, cotangent, kernel, *, sides, **steps):
     return _kernel_gradient(images, cotangent, kernel.aval.shape, **steps)
 
 
-def _vmapped(primitive, each, channels, operands, axes, **params):
+def _vmapped(primitive, channels, operands, axes, **params):
     """Several convolutions at once: never a grouped one.
 
     Args:
       primitive: `_forward_p` or `_input_gradient_p`.
-      each: what computes all of them if every one has its own images and kernel.
       channels: axis of the kernel that the results' channels come from.
       operands: images (or cotangents) and kernel.
       axes: of the operands along which they are stacked; None for a shared one.
@@ -142,6 +159,8 @@ def _vmapped(primitive, each, channels, operands, axes, **params):
         for x, axis in zip(operands, axes)
     )
     if None not in axes:
+        forward = primitive is _forward_p
+        each = batched_conv.forward if forward else batched_conv.input_gradient
         return each(images, kernels, **params), 0
     if axes[1] is None:  # As one batch.
         count, n = images.shape[:2]
@@ -156,7 +175,7 @@ def _vmapped(primitive, each, channels, operands, axes, **params):
     return out.reshape(*out.shape[:-1], count, size), out.ndim - 1
 
 
-def _define(primitive, function, by_first, by_second, each, channels):
+def _define(primitive, function, by_first, by_second, channels):
     """Gives a primitive that is linear in both operands its rules."""
 
     def abstract(*operands, **params):
@@ -168,25 +187,17 @@ def _define(primitive, function, by_first, by_second, each, channels):
     mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
     ad.defbilinear(primitive, by_first, by_second)
     batching.primitive_batchers[primitive] = functools.partial(
-        _vmapped, primitive, each, channels
+        _vmapped, primitive, channels
     )
 
 
-_define(
-    _forward_p,
-    _forward,
-    _forward_by_images,
-    _forward_by_kernel,
-    batched_conv.forward,
-    channels=3,
-)
+_define(_forward_p, _forward, _forward_by_images, _forward_by_kernel, 3)
 _define(
     _input_gradient_p,
     _input_gradient,
     _input_gradient_by_cotangent,
     _input_gradient_by_kernel,
-    batched_conv.input_gradient,
-    channels=2,
+    2,
 )
 
 
