@@ -111,10 +111,8 @@ def test_vmap_of_all_derivatives_equals_a_loop(case, axes):
         all_axes = (*axes, 0, 0)
         batched = jax.vmap(_derivatives(conv2d, case), all_axes)
         one = jax.jit(_derivatives(_xla, case))
-        each = [
-            one(*(x if a is None else np.take(x, i, a) for x, a in zip(arrays, all_axes)))
-            for i in range(ITEMS)
-        ]
+        take = lambda x, i, axis: x if axis is None else np.take(x, i, axis)
+        each = [one(*map(take, arrays, [i] * 4, all_axes)) for i in range(ITEMS)]
         found = jax.jit(batched)(*arrays)
         _close(found, jax.tree.map(lambda *x: np.stack(x), *each))
         groups = _convolutions(batched, *arrays)
@@ -202,7 +200,8 @@ def test_matching_all_classes_at_once_needs_no_grouped_convolution(name):
 
     def one(variables, images, label):
         def loss(params, x):
-            return matching.class_loss(network, variables | {"params": params}, x, label)
+            changed = variables | {"params": params}
+            return matching.class_loss(network, changed, x, label)
 
         params = variables["params"]
         phi = lambda g: matching.distance("mse", g, layers.split(params))
