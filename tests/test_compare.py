@@ -10,7 +10,7 @@ import pytest
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.cost import total_passes
 from d4a_jax.data import from_arrays
-from experiments import compare, rows
+from experiments import compare, rows, spread
 from experiments.compare import Cell, Comparison, lines_of, markdown, row_of
 from experiments.published import published
 
@@ -108,11 +108,11 @@ def test_a_method_that_always_diverges_has_no_line():
 
 
 def test_summary_by_hand():
-    mean, over, within = rows.summary([[0.1, 0.3], [0.4, 0.4]])
+    mean, over, within = spread.summary([[0.1, 0.3], [0.4, 0.4]])
     assert mean == pytest.approx(30.0)
     assert over == pytest.approx(np.std([20, 40], ddof=1))
     assert within == pytest.approx(np.std([10, 30], ddof=1) / 2)
-    assert rows.summary([[0.5]]) == (50.0, None, 0.0)
+    assert spread.summary([[0.5]]) == (50.0, None, 0.0)
 
 
 def load_blobs(**values):

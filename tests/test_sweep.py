@@ -15,7 +15,7 @@ from d4a_jax.distillation import DivergenceError, Interrupted
 from d4a_jax.evaluation import Evaluation
 from d4a_jax.fileio import WorkdirLock
 from d4a_jax.regularizers import REGULARIZERS
-from experiments import budget, sweep, sweep_table
+from experiments import budget, rows, sweep, sweep_table
 from experiments.sweeps.ablation import ablation
 
 PER_CLASS, CLASSES, SIDE, BATCH = 12, 2, 8, 4
@@ -188,8 +188,8 @@ def small(tmp_path, monkeypatch, dataset):
     def evaluate(distilled, dataset, networks, *unused):
         return [Evaluation(networks[0], (0.4, 0.42), (), 6)]
 
-    monkeypatch.setattr(sweep, "distill", distill)
-    monkeypatch.setattr(sweep, "evaluate", evaluate)
+    monkeypatch.setattr(rows, "distill", distill)
+    monkeypatch.setattr(rows, "evaluate", evaluate)
     monkeypatch.setattr(sweep, "load_dataset", lambda **unused: dataset)
     return sweep.load_sweep(str(file)), calls, tmp_path / "work"
 
@@ -231,7 +231,7 @@ def test_a_row_of_another_configuration_is_refused(small):
     sweep.run_sweep(found, ["idc"], [0], workdir)
     matching = BASE["matching"] | {"learning_rate": 0.5}
     found.values["idc"] = BASE | {"matching": matching}
-    with pytest.raises(ConfigError, match="matching.learning_rate differ"):
+    with pytest.raises(ConfigError, match="differs in matching.learning_rate"):
         sweep.run_sweep(found, ["idc"], [0], workdir)
 
 
@@ -244,7 +244,7 @@ def test_rows_that_are_busy_or_diverge_are_left_out(small, monkeypatch):
     def diverge(*unused):
         raise DivergenceError("not finite")
 
-    monkeypatch.setattr(sweep, "distill", diverge)
+    monkeypatch.setattr(rows, "distill", diverge)
     text = sweep.run_sweep(found, ["idc", "random"], [0], workdir)
     assert "| idc" not in text and "| random" in text
 
