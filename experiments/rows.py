@@ -123,7 +123,7 @@ def run_row(
       What `row.json` in the directory holds: `config`, `baseline`,
       `soft_label_epochs`, `tests` (accuracies of every network in [0, 1]), `prefixes`
       (images per class and accuracies of each, the whole set last), what the filter
-      `kept` and was `learned` and `forgotten`, `matching_steps`, `image_steps`,
+      `kept` and what was `learned` and `forgotten`, `matching_steps`, `image_steps`,
       `passes`, `stored_bytes`, `minutes`, `hardware`, `dataset_fingerprint`, the
       further figures; `failed`, a sentence, instead of results if the matching loss
       diverged.
