@@ -19,12 +19,8 @@ from d4a_jax.parallel import make_layout
 from d4a_jax.real_data import RealData
 from d4a_jax.run import check_fit, prepare
 from d4a_jax.surrogates import SurrogateContext, Task, trajectory_matching
-from d4a_jax.surrogates.trajectory import (
-    ExpertPair,
-    draw_batches,
-    draw_starts,
-    window,
-)
+from d4a_jax.surrogates.student import draw_batches
+from d4a_jax.surrogates.trajectory import ExpertPair, draw_starts, window
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import Judgement, flattening
 
@@ -132,9 +128,9 @@ def test_a_pass_visits_every_formed_image_of_the_union_once(num_previous, filled
         assert sorted(formed[steps][own[steps]]) == wanted
         assert own[steps].sum(1).tolist()[:-1] == [5] * (per_pass - 1)
     np.testing.assert_array_equal(student.labels, np.repeat([0, 1, 2, 2], 3))
-    np.testing.assert_array_equal(student.images[2::3], make_pixels()[:, 0])
+    np.testing.assert_array_equal(student.inputs.images[2::3], make_pixels()[:, 0])
     np.testing.assert_array_equal(
-        student.images[1], np.float32(task.previous[0, 1]) / np.float32(255)
+        student.inputs.images[1], np.float32(task.previous[0, 1]) / np.float32(255)
     )
 
 
@@ -164,7 +160,8 @@ def explicit_loss(context, task, pixels, step_size):
     student = draw_batches(rng.stream(KEY, "student", 6), context, pixels, task)
     params = start
     for i in range(STEPS):
-        stored, tiles = student.images[student.rows[i]], student.tiles[i]
+        rows, tiles = student.rows[i], student.tiles[i]
+        stored = student.inputs.images[rows]
         # Tiles of 4 x 4 pixels, enlarged bilinearly with half-pixel centers.
         cut = stored.reshape(-1, 2, 4, 2, 4, 3)
         cut = cut[jnp.arange(len(cut)), tiles // 2, :, tiles % 2]

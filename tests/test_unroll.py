@@ -73,9 +73,9 @@ def test_loss_and_gradients_equal_those_of_a_plain_loop(problem, found):
         )
     )
     value, (by_images, by_step_size) = loss(images, jnp.float64(ALPHA))
-    assert found.images.dtype == jnp.float64
+    assert found.inputs.dtype == jnp.float64
     chex.assert_trees_all_close(found.loss, value, rtol=1e-12)
-    chex.assert_trees_all_close(found.images, by_images, rtol=1e-9, atol=1e-14)
+    chex.assert_trees_all_close(found.inputs, by_images, rtol=1e-9, atol=1e-14)
     chex.assert_trees_all_close(found.step_size, by_step_size, rtol=1e-9)
 
 
@@ -85,14 +85,14 @@ def test_gradients_equal_finite_differences(problem, found):
     direction = jnp.asarray(np.random.default_rng(1).normal(size=images.shape))
     h = 1e-6
     ahead, behind = (value(images + s * h * direction, ALPHA) for s in (1, -1))
-    slope = jnp.vdot(found.images, direction)
+    slope = jnp.vdot(found.inputs, direction)
     np.testing.assert_allclose((ahead - behind) / (2 * h), slope, rtol=1e-5)
     ahead, behind = (value(images, ALPHA + s * h) for s in (1, -1))
     np.testing.assert_allclose((ahead - behind) / (2 * h), found.step_size, rtol=1e-5)
 
 
 def test_images_that_no_batch_holds_have_no_gradient(found):
-    largest = jnp.abs(found.images).max((1, 2, 3))
+    largest = jnp.abs(found.inputs).max((1, 2, 3))
     np.testing.assert_array_equal(largest > 0, [True] * 6 + [False])
 
 
