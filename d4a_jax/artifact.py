@@ -111,7 +111,8 @@ class DistilledDataset:
     @property
     def optional_arrays(self) -> tuple[str, ...]:
         """Names of those arrays that a set may have and this one has."""
-        return tuple(name for name in _OPTIONAL_ARRAYS if getattr(self, name) is not None)
+        there = lambda name: getattr(self, name) is not None
+        return tuple(filter(there, _OPTIONAL_ARRAYS))
 
     def formed(self) -> tuple[np.ndarray, np.ndarray]:
         """Decodes the stored images into those that networks train on.
@@ -381,8 +382,8 @@ def _check_learned_labels(distilled: DistilledDataset) -> None:
         return
     if distilled.soft_logits is not None:
         raise ArtifactError(
-            "there are learned label_logits and a teacher's soft_logits; a set can have "
-            "only one of them."
+            "there are learned label_logits and a teacher's soft_logits; a set can "
+            "have only one of them."
         )
     shape = (len(distilled.images) * distilled.factor**2, distilled.num_classes)
     if logits.dtype != np.float16 or logits.shape != shape:

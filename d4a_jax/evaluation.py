@@ -2,10 +2,11 @@
 
 The recipe is IDC's with hard labels (see `EvaluationConfig`): the images as exported
 (uint8), multi-formation, SGD with learning rate steps, augmentation and CutMix; top-1
-(and top-5 from 100 classes on) of the last step on the untouched test split. Where a set
-has a teacher's soft labels, these and their crops replace hard labels, augmentation and
-CutMix. Where it has learned labels (DATM), their softmax replaces hard labels: the loss is
-the cross-entropy with it, and CutMix mixes two of them as it does one-hot labels.
+(and top-5 from 100 classes on) of the last step on the untouched test split. Where a
+set has a teacher's soft labels, these and their crops replace hard labels, augmentation
+and CutMix. Where it has learned labels (DATM), the softmax of their logits replaces
+hard labels and nothing else: the loss is the cross-entropy with it, and CutMix mixes
+two of them as it does one-hot labels.
 """
 
 from collections.abc import Sequence

@@ -30,11 +30,11 @@ class ExportData(NamedTuple):
       images: uint8 `[n, h, w, c]`.
       labels: int32 `[n]`.
       segments: int32 `[n]`, 0-based.
-      label_logits: float16, logits of learned labels: `[n, classes]`, or `[n, factor**2,
-        classes]` where the images are still to be cut into tiles; None where labels are
-        hard.
       metadata: that of the distilled dataset, and `formed`, `decoding`: whether the
         images are decoded already, and what is to be done with them.
+      label_logits: float16, logits of learned labels: `[n, classes]`, or
+        `[n, factor**2, classes]` where the images are still to be cut into tiles; None
+        where labels are hard.
     """
 
     images: np.ndarray
@@ -59,8 +59,8 @@ def export_distilled(
 ) -> None:
     """Writes a distilled dataset in the format of another tool.
 
-    Learned labels go along, as an array or, where the format has image files, as
-    `label_logits.npy` beside them. No format has a place for a teacher's labels of stored
+    Learned labels go along, as an array or, where the export is a directory, as its
+    file `label_logits.npy`. No format has a place for a teacher's labels of stored
     crops, so a set that has these is exported without them, which the log says.
 
     Args:
@@ -85,9 +85,7 @@ def export_distilled(
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or choose another path.")
     if distilled.soft_logits is not None:
-        logger.warning(
-            "The teacher's soft labels are not exported; the hard ones are."
-        )
+        logger.warning("The teacher's labels are not exported; the hard ones are.")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = fileio.temporary_sibling(output)
     try:
@@ -347,15 +345,15 @@ Columns:
 - segment: integer from 0 (in names of PNG files: after `_s`); the first k segments
   are a dataset of their own
 
-{_label_note(data)}`metadata.json` holds the provenance: configuration, versions, seed, digests.
-"""
+`metadata.json` holds the provenance: configuration, versions, seed, digests.
+{_label_note(data)}"""
 
 
 def _label_note(data: ExportData) -> str:
     if data.label_logits is None:
         return ""
-    return (
-        f"`label_logits.npy` (float16 {list(data.label_logits.shape)}) holds the logits "
-        "of the labels that\nwere learned with the images, in the images' order: that "
-        "of the numbers of PNG files.\n\n"
-    )
+    return f"""
+`label_logits.npy` (float16 {list(data.label_logits.shape)}) holds the logits of labels
+that were learned with the images, in the order of the images (with PNG files, that of
+the numbers in their names).
+"""

@@ -100,7 +100,8 @@ def range_test(run: Run, rates: tuple[float, ...] = RATES) -> RangeTest:
     """
     trained, frozen = _trial_steps(run.config)
     task = first_task(run)
-    surrogate, key = run.surrogate(has_previous=False), rng.stream(run.key, "range_test")
+    surrogate = run.surrogate(has_previous=False)
+    key = rng.stream(run.key, "range_test")
     feed = surrogate.feed or (lambda *_: None)
     fed = feed(key, 0, trained + frozen, task)
     init, _ = _functions(run, surrogate, 1.0)

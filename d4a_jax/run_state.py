@@ -29,8 +29,8 @@ class RunState(NamedTuple):
       kept: bool `[C, m]`, the real images that the segment is matched to.
       easy: bool `[C, m]`, what the filter's networks got right, False at first.
       history: figures of every finished segment.
-      finished_labels: float16 `[C, images per class, factor**2, C]`, label logits that
-        finished segments learned; None where labels are hard.
+      finished_labels: float16 `[C, images per class, factor**2, C]`, filled with the
+        label logits that finished segments learned; None where labels are hard.
     """
 
     stage: int

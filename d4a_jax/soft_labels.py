@@ -7,8 +7,9 @@ of epoch e, and a student is trained towards softmax(logits / T) by
 
     T**2 CE(softmax(logits / T), softmax(student / T)).
 
-They are something else than labels that are learned with the images, which have no crops
-and no teacher (`DistilledDataset.label_logits`, see `surrogates.label_learning`).
+They are something else than labels that are learned with the images, which have
+neither crops nor a teacher (`DistilledDataset.label_logits`, see
+`surrogates.label_learning`).
 
 The labels are part of the storage, `DistilledDataset.label_bytes`, and are larger than
 the images where there are many epochs: 2 C + 8 bytes for each epoch and image.

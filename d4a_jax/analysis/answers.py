@@ -51,8 +51,8 @@ class TrainingSet:
       count: how many of them are the prefix.
       augmented: whether the recipe augments and mixes images.
       digest: identifies images and labels.
-      label_logits: float16 `[capacity * factor ** 2, classes]`, logits of learned labels
-        in the order of formed images; None where labels are hard.
+      label_logits: float16 `[capacity * factor ** 2, classes]`, logits of labels that
+        were learned, in the order of formed images; None where labels are hard.
     """
 
     label: str

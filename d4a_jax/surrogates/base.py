@@ -55,8 +55,8 @@ class LabelLearning(NamedTuple):
 
     Attributes:
       shape: of the logits of a stored image, `(factor**2, classes)`.
-      first: (pixels, task) -> float32 `[C, n, *shape]`, the logits to begin with; on the
-        host, before the first step of a segment.
+      first: (pixels, task) -> float32 `[C, n, *shape]`, the logits to begin with; not
+        in a compiled program, before the first step of a segment.
       put: (state, logits) -> the surrogate's state, in which these begin to be learned.
       get: the logits in a state.
     """

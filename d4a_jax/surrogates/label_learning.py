@@ -1,22 +1,22 @@
 """Soft labels learned by trajectory matching (DATM, Guo et al. 2024, section 3.3).
 
 Every image that a student trains on, which is each tile of a stored image where there
-are several, has label logits z of its own; its label is softmax(z). They begin with what
-the experts say of the segment's first images after their last epoch, averaged over those
-experts that are right,
+are several, has label logits z of its own; its label is softmax(z). They begin with
+what the experts say of the segment's first images after their last epoch, averaged over
+those experts that are right,
 
     z = mean of z_e over the experts e with argmax z_e = y,
 
 and are learned together with the images: dL / dz is as exact as the pixels' gradient
-(see `matching.unroll`), and SGD with momentum moves them. They are no teacher's labels of
-stored crops (see `soft_labels`): there is one for each image, and images are augmented
-and mixed as those with hard labels are.
+(see `matching.unroll`), and SGD with momentum moves them. They are no teacher's labels
+of stored crops (see `soft_labels`): an image has one, and is augmented and mixed as
+images with hard labels are.
 
-Two choices are not DATM's. Where no expert is right, z is the mean over all of them, with
-the logit of the class y and the largest one exchanged, so that a label is never wrong at
-first. A finished segment's logits are stored in float16; the students of later segments
-train on these, as they do on its rounded pixels. The pixels that `frozen_share` leaves
-alone have labels that are learned.
+What DATM leaves open or does not have: where no expert is right, z is the mean over all
+of them with its largest logit and that of the class y exchanged, so that no label is
+wrong at first. A finished segment's logits are stored in float16; students of later
+segments train on these, as they do on its rounded pixels. Images that `frozen_share`
+leaves alone have labels that are learned.
 """
 
 from typing import NamedTuple
