@@ -82,6 +82,12 @@ def _trajectory_checks(config: Config) -> Iterator[str]:
             "'trajectory'; it must be 'none', as the student trains on the earlier "
             "segments as well."
         )
+    if settings.label_learning_rate and config.matching.surrogate != "trajectory":
+        yield (
+            f"trajectory.label_learning_rate is {settings.label_learning_rate} with "
+            f"matching.surrogate {config.matching.surrogate!r}; labels are learned by "
+            "trajectory matching alone, so it must be 0."
+        )
     if synthetic.frozen_share and synthetic.init == "noise":
         yield (
             f"synthetic.frozen_share is {synthetic.frozen_share} with synthetic.init "

@@ -105,6 +105,8 @@ class TrajectoryConfig:
     `first_max_start_epoch` the window begins narrower and reaches its full width after
     `expansion_steps` (DATM). `skip_loss_above` leaves steps of a larger loss without
     effect (DATM). `epochs_follow_filter` moves the window with what the filter keeps.
+    With a `label_learning_rate` soft labels are learned together with the images, by
+    SGD with `label_momentum` (DATM); zero leaves the labels hard.
     """
 
     experts: int = _field(100, low=1)
@@ -128,6 +130,8 @@ class TrajectoryConfig:
     step_size: float = _field(0.01, above=0.0)
     step_size_learning_rate: float = _field(1e-5, low=0.0)
     skip_loss_above: float | None = _field(None, above=0.0)
+    label_learning_rate: float = _field(0.0, low=0.0)
+    label_momentum: float = _field(0.9, low=0.0, high=0.999)
 
 
 @dataclasses.dataclass(frozen=True)
