@@ -6,6 +6,7 @@ On the disk it is a directory that needs nothing but NumPy and JSON to be read:
     labels.npy      int32 [n]
     segments.npy    int32 [n], the 0-based segment of each image
     soft_logits.npy, soft_crops.npy    a teacher's labels, where there are any
+    label_logits.npy    labels that were learned with the images, where there are any
     metadata.json   how to decode and normalize them, where they come from, digests
     gallery.png     a look at them
 """
@@ -30,6 +31,7 @@ _FORMAT = "d4a_jax.distilled"
 _METADATA = "metadata.json"
 _ARRAYS = ("images", "labels", "segments")
 _SOFT_ARRAYS = ("soft_logits", "soft_crops")
+_OPTIONAL_ARRAYS = (*_SOFT_ARRAYS, "label_logits")
 _REQUIRED = ("class_names", "factor", "mean", "std")
 
 
@@ -58,6 +60,10 @@ class DistilledDataset:
         `soft_labels`.
       soft_crops: int16 `[E, n * factor ** 2, 4]`, top, left, side and flip of each
         crop, or None.
+      label_logits: float16 `[n * factor ** 2, num_classes]`, logits of labels that were
+        learned with the images (DATM), in the order of `formed`, or None. An image's
+        label is their softmax, whatever its crop or augmentation; there are none beside
+        a teacher's soft labels. See `surrogates.label_learning`.
     """
 
     images: np.ndarray
@@ -66,11 +72,13 @@ class DistilledDataset:
     metadata: dict[str, Any]
     soft_logits: np.ndarray | None = None
     soft_crops: np.ndarray | None = None
+    label_logits: np.ndarray | None = None
 
     def __post_init__(self):
         _check_metadata(self.metadata)
         _check_arrays(self)
         _check_soft_labels(self)
+        _check_learned_labels(self)
 
     @property
     def num_classes(self) -> int:
@@ -89,15 +97,22 @@ class DistilledDataset:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that the stored pixels and soft labels take."""
+        """Bytes that the stored pixels and soft or learned labels take."""
         return self.images.nbytes + self.label_bytes
 
     @property
     def label_bytes(self) -> int:
-        """Bytes that soft labels and their crops take; hard labels count as nothing."""
-        if self.soft_logits is None:
-            return 0
-        return self.soft_logits.nbytes + self.soft_crops.nbytes
+        """Bytes that soft labels, their crops and learned labels take.
+
+        Hard labels count as nothing.
+        """
+        return sum(getattr(self, name).nbytes for name in self.optional_arrays)
+
+    @property
+    def optional_arrays(self) -> tuple[str, ...]:
+        """Names of those arrays that a set may have and this one has."""
+        there = lambda name: getattr(self, name) is not None
+        return tuple(filter(there, _OPTIONAL_ARRAYS))
 
     def formed(self) -> tuple[np.ndarray, np.ndarray]:
         """Decodes the stored images into those that networks train on.
@@ -136,19 +151,20 @@ class DistilledDataset:
             metadata["segment_sizes"] = list(metadata["segment_sizes"][:segments])
             if "images_per_class" in metadata:
                 metadata["images_per_class"] = sum(metadata["segment_sizes"])
-        soft = {}
-        if self.soft_logits is not None:
-            formed = np.tile(kept, self.factor**2)
-            soft = {name: getattr(self, name)[:, formed] for name in _SOFT_ARRAYS}
+        formed, own = np.tile(kept, self.factor**2), {}
+        for name in self.optional_arrays:
+            array = getattr(self, name)
+            own[name] = array[:, formed] if name in _SOFT_ARRAYS else array[formed]
         return DistilledDataset(
-            self.images[kept], self.labels[kept], self.segments[kept], metadata, **soft
+            self.images[kept], self.labels[kept], self.segments[kept], metadata, **own
         )
 
 
 def same_distilled(left: DistilledDataset, right: DistilledDataset) -> bool:
     """Whether two distilled datasets have the same arrays and history."""
     return left.metadata.get("history") == right.metadata.get("history") and all(
-        np.array_equal(getattr(left, name), getattr(right, name)) for name in _ARRAYS
+        np.array_equal(getattr(left, name), getattr(right, name))
+        for name in (*_ARRAYS, *_OPTIONAL_ARRAYS)
     )
 
 
@@ -227,8 +243,7 @@ def _check_replaceable(path: Path) -> None:
 
 def _write_files(directory: Path, distilled: DistilledDataset) -> None:
     digests = {}
-    soft = _SOFT_ARRAYS if distilled.soft_logits is not None else ()
-    for name in (*_ARRAYS, *soft):
+    for name in (*_ARRAYS, *distilled.optional_arrays):
         file = f"{name}.npy"
         fileio.save_array_atomic(directory / file, getattr(distilled, name))
         digests[file] = fileio.sha256_file(directory / file)
@@ -246,8 +261,8 @@ def _digest(document: dict[str, Any]) -> str:
 def _read_files(path: Path) -> DistilledDataset:
     document = _read_metadata(path / _METADATA)
     arrays = {}
-    soft = [name for name in _SOFT_ARRAYS if f"{name}.npy" in document["sha256"]]
-    for name in (*_ARRAYS, *soft):
+    own = [name for name in _OPTIONAL_ARRAYS if f"{name}.npy" in document["sha256"]]
+    for name in (*_ARRAYS, *own):
         file = path / f"{name}.npy"
         content = _read(file)
         if hashlib.sha256(content).hexdigest() != document["sha256"].get(file.name):
@@ -359,3 +374,22 @@ def _check_soft_labels(distilled: DistilledDataset) -> None:
                 f"{name} are {array.dtype} {list(array.shape)}, but "
                 f"{np.dtype(dtype)} [epochs, {formed}, {last}] is needed."
             )
+
+
+def _check_learned_labels(distilled: DistilledDataset) -> None:
+    logits = distilled.label_logits
+    if logits is None:
+        return
+    if distilled.soft_logits is not None:
+        raise ArtifactError(
+            "there are learned label_logits and a teacher's soft_logits; a set can "
+            "have only one of them."
+        )
+    shape = (len(distilled.images) * distilled.factor**2, distilled.num_classes)
+    if logits.dtype != np.float16 or logits.shape != shape:
+        raise ArtifactError(
+            f"label_logits are {logits.dtype} {list(logits.shape)}, but float16 "
+            f"{list(shape)} is needed."
+        )
+    if not np.isfinite(logits).all():
+        raise ArtifactError("label_logits are not all finite.")

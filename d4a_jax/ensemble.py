@@ -66,12 +66,17 @@ class TrainingImages(NamedTuple):
     Attributes:
       images: stored images, uint8 `[n, h, w, c]`.
       labels: int32 `[n]`.
-      soft: crops and labels that replace augmentation and hard labels, or None.
+      soft: a teacher's labels, and the crops that replace augmentation with them; None
+        where there is no teacher.
+      label_logits: float16 `[n * factor ** 2, classes]` in the order of
+        `DistilledDataset.formed`: logits of learned labels, which replace the hard ones
+        and nothing else; or None.
     """
 
     images: Images
     labels: jax.Array
     soft: SoftLabels | None = None
+    label_logits: jax.Array | None = None
 
 
 class Subsets(NamedTuple):
@@ -291,14 +296,18 @@ class Ensemble:
         rows, tile = member.rows[formed_positions // tiles], formed_positions % tiles
         images = training.images[rows].astype(jnp.float32) / 255.0
         images = form_tiles(images, tile, self.factor)
+        formed = tile * len(training.labels) + rows
+        labels = training.labels[rows]
+        if training.label_logits is not None:
+            learned = training.label_logits[formed].astype(jnp.float32)
+            labels = jax.nn.softmax(learned)
         if training.soft is not None:
-            soft, formed = training.soft, tile * len(training.images) + rows
+            soft = training.soft
             epoch = epoch % len(soft.crops)
             images = cut_crops(images, soft.crops[epoch, formed], *images.shape[1:3])
             logits = soft.logits[epoch, formed].astype(jnp.float32)
             labels = jax.nn.softmax(logits / soft.temperature)
-            return Batch(images, labels, jnp.ones(len(rows)))
-        return Batch(images, training.labels[rows], jnp.ones(len(rows)))
+        return Batch(images, labels, jnp.ones(len(rows)))
 
     def _predict_all(self, variables, images, labels, reduce, output):
         def outputs_of(variables, images):

@@ -2,8 +2,11 @@
 
 The recipe is IDC's with hard labels (see `EvaluationConfig`): the images as exported
 (uint8), multi-formation, SGD with learning rate steps, augmentation and CutMix; top-1
-(and top-5 from 100 classes on) of the last step on the untouched test split. Where a set
-has soft labels, these and their crops replace hard labels, augmentation and CutMix.
+(and top-5 from 100 classes on) of the last step on the untouched test split. Where a
+set has a teacher's soft labels, these and their crops replace hard labels, augmentation
+and CutMix. Where it has learned labels (DATM), the softmax of their logits replaces
+hard labels and nothing else: the loss is the cross-entropy with it, and CutMix mixes
+two of them as it does one-hot labels.
 """
 
 from collections.abc import Sequence
@@ -154,12 +157,14 @@ def evaluate(
 
 
 def training_images(distilled: DistilledDataset) -> TrainingImages:
-    """What networks train on: the images with their hard or soft labels."""
+    """What networks train on: the images with the labels that the set has."""
     soft = None
     if distilled.soft_logits is not None:
         temperature = np.float32(distilled.metadata["temperature"])
         soft = SoftLabels(distilled.soft_logits, distilled.soft_crops, temperature)
-    return TrainingImages(distilled.images, distilled.labels, soft)
+    return TrainingImages(
+        distilled.images, distilled.labels, soft, distilled.label_logits
+    )
 
 
 def _network(spec, dataset, runtime):

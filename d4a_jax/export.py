@@ -32,12 +32,23 @@ class ExportData(NamedTuple):
       segments: int32 `[n]`, 0-based.
       metadata: that of the distilled dataset, and `formed`, `decoding`: whether the
         images are decoded already, and what is to be done with them.
+      label_logits: float16, logits of learned labels: `[n, classes]`, or
+        `[n, factor**2, classes]` where the images are still to be cut into tiles; None
+        where labels are hard.
     """
 
     images: np.ndarray
     labels: np.ndarray
     segments: np.ndarray
     metadata: dict[str, Any]
+    label_logits: np.ndarray | None = None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name."""
+        names = ("images", "labels", "segments", "label_logits")
+        arrays = {name: getattr(self, name) for name in names}
+        return {name: array for name, array in arrays.items() if array is not None}
 
 
 def export_distilled(
@@ -48,8 +59,9 @@ def export_distilled(
 ) -> None:
     """Writes a distilled dataset in the format of another tool.
 
-    Hard labels only: no format has a place for a teacher's labels of stored crops, so
-    a set that has these is exported without them, which the log says.
+    Learned labels go along, as an array or, where the export is a directory, as its
+    file `label_logits.npy`. No format has a place for a teacher's labels of stored
+    crops, so a set that has these is exported without them, which the log says.
 
     Args:
       distilled: what to write.
@@ -73,7 +85,7 @@ def export_distilled(
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or choose another path.")
     if distilled.soft_logits is not None:
-        logger.warning("The soft labels are not exported; the hard ones are.")
+        logger.warning("The teacher's labels are not exported; the hard ones are.")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = fileio.temporary_sibling(output)
     try:
@@ -90,7 +102,7 @@ def _prepare(distilled: DistilledDataset, formed: bool) -> ExportData:
     images, labels, segments = distilled.images, distilled.labels, distilled.segments
     # The metadata as they would be read from the disk: without NumPy's types.
     metadata = json.loads(fileio.dump_json(distilled.metadata))
-    factor = distilled.factor
+    factor, logits = distilled.factor, distilled.label_logits
     metadata["stored_factor"] = factor
     if formed:
         decoded, labels = distilled.formed()
@@ -98,6 +110,8 @@ def _prepare(distilled: DistilledDataset, formed: bool) -> ExportData:
         segments = np.tile(segments, factor**2)
         metadata["factor"] = 1
     metadata["formed"] = formed
+    if logits is not None and metadata["factor"] > 1:
+        logits = logits.reshape(factor**2, len(images), -1).swapaxes(0, 1)
     if metadata["factor"] == 1:
         decoding = "The images are complete; train on them as they are."
     else:
@@ -108,7 +122,12 @@ def _prepare(distilled: DistilledDataset, formed: bool) -> ExportData:
     metadata["decoding"] = decoding + (
         " Divide by 255, subtract mean and divide by std, channel by channel."
     )
-    return ExportData(images, labels, segments, metadata)
+    if logits is not None:
+        metadata["decoding"] += (
+            " Train towards softmax(label_logits), by the cross-entropy"
+            + (", with a label for each tile, row by row." if logits.ndim > 2 else ".")
+        )
+    return ExportData(images, labels, segments, metadata, logits)
 
 
 def _export_imagefolder(data: ExportData, path: Path) -> None:
@@ -119,13 +138,11 @@ def _export_imagefolder(data: ExportData, path: Path) -> None:
 
 
 def _export_npz(data: ExportData, path: Path) -> None:
-    """Writes images, labels, segments, class_names and metadata (JSON) as .npz."""
+    """Writes the arrays, class_names and metadata (JSON) as .npz."""
     content = io.BytesIO()
     np.savez_compressed(
         content,
-        images=data.images,
-        labels=data.labels,
-        segments=data.segments,
+        **data.arrays,
         class_names=np.array(data.metadata["class_names"]),
         metadata=np.array(_metadata_text(data, layout="NHWC")),
     )
@@ -133,10 +150,9 @@ def _export_npz(data: ExportData, path: Path) -> None:
 
 
 def _export_safetensors(data: ExportData, path: Path) -> None:
-    """Writes the three arrays, and the metadata as JSON in the file's header."""
+    """Writes the arrays, and the metadata as JSON in the file's header."""
     numpy_io = _require("safetensors.numpy", "safetensors")
-    names = ("images", "labels", "segments")
-    arrays = {name: np.ascontiguousarray(getattr(data, name)) for name in names}
+    arrays = {name: np.ascontiguousarray(x) for name, x in data.arrays.items()}
     header = {"metadata": _metadata_text(data, layout="NHWC")}
     fileio.write_bytes_atomic(path, numpy_io.save(arrays, metadata=header))
 
@@ -152,6 +168,9 @@ def _export_torch(data: ExportData, path: Path) -> None:
         "segments": torch.from_numpy(data.segments.astype(np.int64)),
         "metadata": _metadata_text(data, layout="NCHW"),
     }
+    if data.label_logits is not None:
+        logits = np.ascontiguousarray(data.label_logits)
+        values["label_logits"] = torch.from_numpy(logits)
     torch.save(values, content)
     fileio.write_bytes_atomic(path, content.getvalue())
 
@@ -284,7 +303,12 @@ def _metadata_text(data: ExportData, **more: Any) -> str:
 
 
 def _describe(data: ExportData, path: Path, card: str = "") -> None:
-    """Writes `metadata.json` and `README.md` into an exported directory."""
+    """Writes what belongs to an exported directory besides the images.
+
+    `metadata.json`, `README.md` and, where labels are learned, `label_logits.npy`.
+    """
+    if data.label_logits is not None:
+        np.save(path / "label_logits.npy", data.label_logits)
     (path / "metadata.json").write_text(_metadata_text(data), encoding="utf-8")
     (path / "README.md").write_text(card + _readme(data), encoding="utf-8")
 
@@ -322,4 +346,14 @@ Columns:
   are a dataset of their own
 
 `metadata.json` holds the provenance: configuration, versions, seed, digests.
+{_label_note(data)}"""
+
+
+def _label_note(data: ExportData) -> str:
+    if data.label_logits is None:
+        return ""
+    return f"""
+`label_logits.npy` (float16 {list(data.label_logits.shape)}) holds the logits of labels
+that were learned with the images, in the order of the images (with PNG files, that of
+the numbers in their names).
 """

@@ -25,7 +25,12 @@ from d4a_jax.parallel import compiled, to_host
 from d4a_jax.processes import any_of
 from d4a_jax.run import Run
 from d4a_jax.run_state import first_task
-from d4a_jax.segments import pixel_learning_rate, pixel_optimizer, segment_functions
+from d4a_jax.segments import (
+    begin,
+    pixel_learning_rate,
+    pixel_optimizer,
+    segment_functions,
+)
 
 # Half a decade apart; zero shows what the images are worth before the first step.
 RATES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -95,25 +100,33 @@ def range_test(run: Run, rates: tuple[float, ...] = RATES) -> RangeTest:
     """
     trained, frozen = _trial_steps(run.config)
     task = first_task(run)
-    surrogate, key = run.surrogate(has_previous=False), rng.stream(run.key, "range_test")
+    surrogate = run.surrogate(has_previous=False)
+    key = rng.stream(run.key, "range_test")
     feed = surrogate.feed or (lambda *_: None)
     fed = feed(key, 0, trained + frozen, task)
-    trial = compiled(
-        lambda key, rate, task, fed: _trial(run, surrogate, key, rate, task, fed)
-    )
+    init, _ = _functions(run, surrogate, 1.0)
+    state = begin(compiled(init), surrogate, key, task)
+
+    @compiled
+    def trial(key, rate, state, task, fed):
+        _, advance = _functions(run, surrogate, rate)
+        _, metrics = advance(key, 0, trained + frozen, state, task, fed)
+        return metrics["matching_loss"]
+
     losses = []
     with run.journal.progress("learning rate range test", len(rates)) as bar:
         hook = run.watch(lambda done, _, figures: bar.update(done, **figures))
         for done, rate in enumerate(rates, start=1):
-            found = to_host(trial(key, jnp.float32(rate), task, fed)).astype(float)
+            found = trial(key, jnp.float32(rate), state, task, fed)
+            found = to_host(found).astype(float)
             losses.append(found[trained:])
             hook(done, len(rates), {"rate": rate, "loss": found[trained:].mean()})
     return RangeTest(tuple(rates), np.stack(losses).reshape(len(rates), frozen))
 
 
-def _trial(run, surrogate, key, rate, task, fed):
-    """Matching loss `[steps]` of one trial, whose last steps leave the pixels alone."""
-    trained, frozen = _trial_steps(run.config)
+def _functions(run, surrogate, rate):
+    """Those of a trial's segment, whose last steps leave the pixels alone."""
+    trained, _ = _trial_steps(run.config)
     size, side = run.config.segment_sizes[0], run.dataset.image_shape[0]
     scaled = rate * pixel_learning_rate(_at_rate(run.config, 1.0), size, side)
     optimizer = pixel_optimizer(
@@ -122,12 +135,7 @@ def _trial(run, surrogate, key, rate, task, fed):
         run.dataset.num_classes,
         run.dataset.std,
     )
-    init, advance = segment_functions(
-        run.config, surrogate, optimizer, run.layout, size
-    )
-    state = init(key, task)
-    _, metrics = advance(key, 0, trained + frozen, state, task, fed)
-    return metrics["matching_loss"]
+    return segment_functions(run.config, surrogate, optimizer, run.layout, size)
 
 
 def _trial_steps(config: Config) -> tuple[int, int]:

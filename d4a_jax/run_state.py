@@ -13,7 +13,7 @@ from d4a_jax.checkpoint import CheckpointStore
 from d4a_jax.parallel import spread
 from d4a_jax.real_data import make_pool
 from d4a_jax.run import Run
-from d4a_jax.segments import SegmentState
+from d4a_jax.segments import SegmentState, begin
 from d4a_jax.surrogates import Task
 
 
@@ -29,6 +29,8 @@ class RunState(NamedTuple):
       kept: bool `[C, m]`, the real images that the segment is matched to.
       easy: bool `[C, m]`, what the filter's networks got right, False at first.
       history: figures of every finished segment.
+      finished_labels: float16 `[C, images per class, factor**2, C]`, filled with the
+        label logits that finished segments learned; None where labels are hard.
     """
 
     stage: int
@@ -39,6 +41,7 @@ class RunState(NamedTuple):
     kept: np.ndarray
     easy: np.ndarray
     history: tuple[dict[str, Any], ...]
+    finished_labels: np.ndarray | None = None
 
 
 def segment_key(run: Run, state: RunState) -> jax.Array:
@@ -55,6 +58,9 @@ def segment_task(run: Run, state: RunState) -> Task:
     """What the segment of a stage is matched to."""
     sizes = run.config.segment_sizes
     places = max(1, sum(sizes) - sizes[-1])
+    logits = state.finished_labels
+    if logits is not None:
+        logits = spread(run.layout, logits[:, :places])
     return Task(
         run.data,
         make_pool(state.kept, run.layout),
@@ -62,15 +68,23 @@ def segment_task(run: Run, state: RunState) -> Task:
         jnp.int32(sum(sizes[: state.stage])),
         run.beginning(state.kept, sizes[state.stage]),
         jnp.int32(run.epoch_shift(state.kept)),
+        previous_logits=logits,
     )
 
 
 def begin_segment(run: Run, state: RunState) -> RunState:
     """The state before the first step of the segment of a stage."""
-    size = run.config.segment_sizes[state.stage]
-    init, _ = run.programs(size, state.stage > 0)
-    segment = init(segment_key(run, state), segment_task(run, state))
+    surrogate = run.surrogate(state.stage > 0)
+    segment = begin(_init(run, state), surrogate, *_place(run, state))
     return state._replace(step=0, segment=segment)
+
+
+def _init(run, state):
+    return run.programs(run.config.segment_sizes[state.stage], state.stage > 0)[0]
+
+
+def _place(run, state):
+    return segment_key(run, state), segment_task(run, state)
 
 
 def first_state(run: Run) -> RunState:
@@ -84,7 +98,10 @@ def empty_state(run: Run) -> RunState:
     finished = np.zeros((*shape, *run.dataset.image_shape), np.uint8)
     valid = run.index.valid
     easy = np.zeros_like(valid)
-    return RunState(0, 0, 0, None, finished, valid, easy, ())
+    learning, labels = run.surrogate(has_previous=False).labels, None
+    if learning is not None:
+        labels = np.zeros((*shape, *learning.shape), np.float16)
+    return RunState(0, 0, 0, None, finished, valid, easy, (), labels)
 
 
 def open_store(run: Run) -> CheckpointStore | None:
@@ -145,17 +162,17 @@ def restore(
 
 def _arrays(state: RunState) -> dict:
     """What a checkpoint holds; a complete run has no segment in the making."""
-    arrays = {name: getattr(state, name) for name in ("finished", "kept", "easy")}
-    if state.segment is not None:
-        arrays["segment"] = state.segment
-    return arrays
+    names = ("finished", "kept", "easy", "segment", "finished_labels")
+    arrays = {name: getattr(state, name) for name in names}
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _abstract(run: Run, record: dict) -> dict:
     """Shapes and shardings of a checkpoint; segments may differ in size."""
     state = empty_state(run)._replace(stage=record["stage"])
     if state.stage < len(run.config.segment_sizes):
-        state = begin_segment(run, state)
+        # Without the first labels, for which experts would be asked in vain.
+        state = state._replace(segment=_init(run, state)(*_place(run, state)))
     return jax.tree.map(_abstract_leaf, _arrays(state))
 
 
@@ -178,7 +195,18 @@ def distilled_so_far(run: Run, state: RunState) -> DistilledDataset:
         labels.append(np.repeat(np.arange(classes, dtype=np.int32), size))
         segments.append(np.full(classes * size, segment, np.int32))
     parts = (np.concatenate(part) for part in (images, labels, segments))
-    return DistilledDataset(*parts, _metadata(run, state, sizes))
+    logits = _learned_labels(state, sizes)
+    return DistilledDataset(*parts, _metadata(run, state, sizes), label_logits=logits)
+
+
+def _learned_labels(state, sizes):
+    """Label logits of the finished segments in the order of `formed`, or None."""
+    if state.finished_labels is None:
+        return None
+    ends = np.cumsum(sizes)[:-1]
+    parts = np.split(state.finished_labels[:, : sum(sizes)], ends, axis=1)
+    logits = np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
+    return logits.swapaxes(0, 1).reshape(-1, logits.shape[-1])
 
 
 def _metadata(run, state, sizes):

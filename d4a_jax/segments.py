@@ -15,7 +15,7 @@ from d4a_jax import rng
 from d4a_jax.beginnings import frozen_images
 from d4a_jax.config import Config
 from d4a_jax.formation import compose
-from d4a_jax.parallel import Layout, map_items
+from d4a_jax.parallel import Layout, compiled, map_items
 from d4a_jax.surrogates import Surrogate, Task
 
 _ADAM_SECOND_BETA = 0.9  # SRe2L's.
@@ -165,8 +165,9 @@ def segment_functions(
       `init`: (key, task) -> SegmentState, and
       `advance`: (key, first step, steps, state, task, fed) -> (SegmentState, metrics),
       where `steps` is static, `fed` what the surrogate's `feed` returned and metrics
-      are arrays `[steps]`, but for `diverged`, bool `[steps, C]`: classes whose pixels
-      or gradient are no longer finite. A step depends on the key and its number alone,
+      are arrays `[steps]`, but for `diverged`, bool `[steps, C]`: classes whose pixels,
+      gradient or learned labels are no longer finite. Learned labels are zero until
+      `begin` puts the first ones there. A step depends on the key and its number alone,
       so any division into calls gives the same result.
     """
     matching = config.matching
@@ -174,7 +175,12 @@ def segment_functions(
 
     def init(key: jax.Array, task: Task) -> SegmentState:
         pixels = initial_pixels(rng.stream(key, "pixels"), task, size, config, layout)
-        return SegmentState(pixels, optimizer.init(pixels), surrogate.init(key, task))
+        inner = surrogate.init(key, task)
+        if surrogate.labels is not None:
+            # Room for what `begin` puts there.
+            shape = (*pixels.shape[:2], *surrogate.labels.shape)
+            inner = surrogate.labels.put(inner, jnp.zeros(shape))
+        return SegmentState(pixels, optimizer.init(pixels), inner)
 
     def one(key, step, state, task):
         # IDC keeps images in range only when a new network starts.
@@ -185,6 +191,8 @@ def segment_functions(
         updates, opt_state = optimizer.update(gradient, state.opt_state)
         pixels = optax.apply_updates(pixels, updates)
         diverged = ~(_finite(pixels) & _finite(result.gradient))
+        if surrogate.labels is not None:
+            diverged |= ~_finite(finish_labels(surrogate.labels.get(inner)))
         metrics = {**result.metrics, DIVERGED: diverged}
         return SegmentState(pixels, opt_state, inner), metrics
 
@@ -198,6 +206,25 @@ def segment_functions(
     return init, advance
 
 
+def begin(
+    init: Callable, surrogate: Surrogate, key: jax.Array, task: Task
+) -> SegmentState:
+    """The state before the first step, with the first labels where they are learned.
+
+    Args:
+      init: from `segment_functions`, compiled.
+      surrogate: the objective that it was made for.
+      key: of the segment.
+      task: what it is matched to.
+    """
+    segment = init(key, task)
+    if surrogate.labels is None:
+        return segment
+    logits = surrogate.labels.first(segment.pixels, task)
+    inner = compiled(surrogate.labels.put)(segment.surrogate, logits)
+    return segment._replace(surrogate=inner)
+
+
 def _finite(pixels: jax.Array) -> jax.Array:
     """bool `[C]`: whether everything of a class is finite."""
     return jnp.isfinite(pixels).all(axis=tuple(range(1, pixels.ndim)))
@@ -206,3 +233,8 @@ def _finite(pixels: jax.Array) -> jax.Array:
 def finish(pixels: jax.Array) -> jax.Array:
     """What is stored and seen by everything after: uint8, rounded and clipped."""
     return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def finish_labels(logits: jax.Array) -> jax.Array:
+    """What is stored of learned labels and seen by everything after: float16."""
+    return logits.astype(jnp.float16)

@@ -7,6 +7,10 @@ of epoch e, and a student is trained towards softmax(logits / T) by
 
     T**2 CE(softmax(logits / T), softmax(student / T)).
 
+They are something else than labels that are learned with the images, which have
+neither crops nor a teacher (`DistilledDataset.label_logits`, see
+`surrogates.label_learning`).
+
 The labels are part of the storage, `DistilledDataset.label_bytes`, and are larger than
 the images where there are many epochs: 2 C + 8 bytes for each epoch and image.
 """
@@ -39,7 +43,7 @@ def with_soft_labels(
     """Adds crops and a teacher's soft labels to a distilled set.
 
     Args:
-      distilled: the set; its own soft labels, if any, are replaced.
+      distilled: the set; its own soft or learned labels, if any, are replaced.
       dataset: the real data, on which the teacher is trained.
       epochs: how many epochs of crops and labels to store, at least 1. Longer trainings
         begin again with the first one.
@@ -75,6 +79,7 @@ def with_soft_labels(
         metadata=metadata,
         soft_logits=np.stack(logits),
         soft_crops=np.stack(crops),
+        label_logits=None,
     )
 
 

@@ -12,17 +12,24 @@ from d4a_jax.fileio import save_sealed_array
 from d4a_jax.parallel import to_host
 from d4a_jax.run import Run
 from d4a_jax.run_state import RunState
-from d4a_jax.segments import finish
+from d4a_jax.segments import finish, finish_labels
 
 
 def freeze(run: Run, state: RunState) -> RunState:
-    """Adds the segment to the finished ones, as it will be stored (uint8)."""
+    """Adds the segment to the finished ones, as it will be stored."""
     sizes = run.config.segment_sizes
     first, last = sum(sizes[: state.stage]), sum(sizes[: state.stage + 1])
     pixels = to_host(finish(state.segment.pixels))
     finished = state.finished.copy()
     finished[:, first:last] = pixels[: run.dataset.num_classes]
-    return state._replace(finished=finished)
+    state = state._replace(finished=finished)
+    learning = run.surrogate(state.stage > 0).labels
+    if learning is None:
+        return state
+    logits = to_host(finish_labels(learning.get(state.segment.surrogate)))
+    labels = state.finished_labels.copy()
+    labels[:, first:last] = logits[: run.dataset.num_classes]
+    return state._replace(finished_labels=labels)
 
 
 def train_on_prefix(run: Run, state: RunState, networks: int) -> dict:
@@ -37,9 +44,14 @@ def train_on_prefix(run: Run, state: RunState, networks: int) -> dict:
     # no part of the compiled program.
     images = state.finished.swapaxes(0, 1)
     places, classes = images.shape[:2]
+    logits = state.finished_labels
+    if logits is not None:
+        # Of formed images, tile by tile.
+        logits = logits.transpose(2, 1, 0, 3).reshape(-1, classes)
     training = TrainingImages(
         images.reshape(-1, *images.shape[2:]),
         np.tile(np.arange(classes, dtype=np.int32), places),
+        label_logits=logits,
     )
     per_class, steps = _prefix(run, state)
     label = f"{networks} networks on {per_class} images per class"

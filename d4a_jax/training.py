@@ -39,7 +39,8 @@ class NetworkState(NamedTuple):
 class Batch(NamedTuple):
     """Images in [0, 1] `[b, h, w, c]`, labels and weights `[b]`, 0 for padding.
 
-    Labels are int32 `[b]`, or distributions float32 `[b, classes]` of a teacher.
+    Labels are int32 `[b]`, or distributions float32 `[b, classes]`, learned ones or a
+    teacher's.
     """
 
     images: jax.Array

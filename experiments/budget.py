@@ -6,6 +6,13 @@ method needs to make its images: matching steps with the networks trained betwee
 the networks that filter and their pass over the real set, and the cross-fitted networks
 of the noise guard, although these serve every later run on the same data. The final
 test is the same for every method and is not counted.
+
+`d4a_jax/cost.py` counts image passes instead, from the configuration alone, and without
+the networks that filter, measure difficulty or are trained ahead. A pass through one
+network costs about the FLOPs of its forward pass, so the two agree on the order of
+methods where these networks weigh little. Comparisons are on passes, which are the same
+for every network; sweeps are on matching steps, or on FLOPs, which also charge D4A for
+its filter.
 """
 
 import dataclasses

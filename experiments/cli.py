@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -99,6 +101,27 @@ def parse_flags(argv: Sequence[str]) -> None:
     unexpected = flags.FLAGS(list(argv))[1:]
     if unexpected:
         raise ConfigError([f"{unexpected[0]!r} is not a flag; flags begin with --."])
+
+
+def load_definitions(path: str, flag: str) -> ModuleType:
+    """A Python file of definitions, looked for as given and beside the commands.
+
+    Args:
+      path: the file.
+      flag: name of the flag that gave it.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    candidates = [Path(path), Path(__file__).parent / path]
+    found = next((p for p in candidates if p.is_file()), None)
+    if found is None:
+        tried = " and ".join(str(p) for p in candidates)
+        raise ConfigError([f"--{flag}: no such file; tried {tried}."])
+    spec = importlib.util.spec_from_file_location(flag, found)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 STOPPED = "Stopped; the same command continues from the last checkpoint."

@@ -15,16 +15,16 @@ A comparison file defines
 A method's sections go before those of the data set, and those before its configuration.
 The budget sets the number of outer iterations, at least one. Where flipping changes the
 label, every augmentation is without it. Each combination and seed has a directory of
-its own below `--workdir`, so a comparison that is interrupted goes on where it stopped.
+its own below `--workdir`, so a comparison that is interrupted goes on within the
+combination where it stopped, and several processes may work on one comparison.
 `table.md` and `table.csv` are written after every one; published figures stand beside
 ours where data, size, images per class and network agree, and are marked as published.
 """
 
-import copy
 import csv
 import importlib
-import importlib.util
 import io
+import itertools
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +39,15 @@ if str(ROOT) not in sys.path:
 from d4a_jax.config import ConfigError, from_dict  # noqa: E402
 from d4a_jax.cost import total_passes  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
+from d4a_jax.distillation import Interrupted  # noqa: E402
 from d4a_jax.fileio import write_bytes_atomic  # noqa: E402
+from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
 from experiments import cli  # noqa: E402
 from experiments.published import published  # noqa: E402
-from experiments.rows import ROW_KEYS, run_row, summary  # noqa: E402
+from experiments.rows import ROW_KEYS, make_row, merged, try_row  # noqa: E402
+from experiments.spread import plus_minus, summary  # noqa: E402
+from experiments.stopping import StopCheck, until_stopped  # noqa: E402
 
 _COMPARISON = flags.DEFINE_string(
     "comparison", "comparisons/digits.py", "File that defines what is compared."
@@ -87,15 +91,14 @@ class Cell(NamedTuple):
     images_per_class: int
     method: str
 
+    @property
+    def name(self) -> str:
+        """Its directory, and what log lines call it."""
+        return f"{self.dataset}/ipc{self.images_per_class}/{self.method}"
+
     def directory(self, workdir: Path, seed: int) -> Path:
         """Where one seed of it is kept."""
-        names = (
-            self.dataset,
-            f"ipc{self.images_per_class}",
-            self.method,
-            f"seed{seed}",
-        )
-        return workdir.joinpath(*names)
+        return workdir / self.name / f"seed{seed}"
 
 
 def load_comparison(path: str) -> tuple[str, Comparison]:
@@ -104,19 +107,13 @@ def load_comparison(path: str) -> tuple[str, Comparison]:
     Raises:
       ConfigError: there is no such file, or it lacks a part.
     """
-    candidates = [Path(path), Path(__file__).parent / path]
-    found = next((p for p in candidates if p.is_file()), None)
-    if found is None:
-        tried = " and ".join(str(p) for p in candidates)
-        raise ConfigError([f"--comparison: no such file; tried {tried}."])
-    spec = importlib.util.spec_from_file_location("comparison", found)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = cli.load_definitions(path, "comparison")
     names = [field.upper() for field in Comparison._fields]
     missing = [name for name in names if not hasattr(module, name)]
     if missing:
-        raise ConfigError([f"{found} does not define {', '.join(missing)}."])
-    return found.stem, Comparison(*(getattr(module, name) for name in names))
+        raise ConfigError([f"{module.__file__} does not define {', '.join(missing)}."])
+    parts = (getattr(module, name) for name in names)
+    return Path(module.__file__).stem, Comparison(*parts)
 
 
 def row_of(comparison: Comparison, cell: Cell, flip: bool, classes: int) -> dict:
@@ -136,26 +133,18 @@ def row_of(comparison: Comparison, cell: Cell, flip: bool, classes: int) -> dict
         values = importlib.import_module(f"experiments.configs.{name}").get_config()
         values = values.to_dict()
     for sections in (comparison.datasets[cell.dataset], method):
-        values = _merged(values, sections)
+        values = merged(values, sections)
     size = cell.images_per_class
     segments = values.get("synthetic", {}).get("segments", 1)
     if isinstance(segments, int):
         segments = min(segments, size)
     changes = {"images_per_class": size, "segments": segments}
-    values = _merged(values, {"network": comparison.networks[0], "synthetic": changes})
+    values = merged(values, {"network": comparison.networks[0], "synthetic": changes})
     if not flip:
         values = _without_flip(values)
     if comparison.passes and "baseline" not in apart:
         values = _on_budget(values, comparison.passes, classes)
     return values | apart
-
-
-def _merged(values: dict, sections: dict) -> dict:
-    merged = copy.deepcopy(values)
-    for name, change in sections.items():
-        old = merged.get(name)
-        merged[name] = {**old, **change} if isinstance(old, dict) else change
-    return merged
 
 
 def _without_flip(values: dict) -> dict:
@@ -166,14 +155,14 @@ def _without_flip(values: dict) -> dict:
         parts = (old or defaults[section]["augmentation"]).split("_")
         kept = "_".join(part for part in parts if part != "flip")
         changes[section] = {"augmentation": kept or "none"}
-    return _merged(values, changes)
+    return merged(values, changes)
 
 
 def _on_budget(values: dict, passes: float, classes: int) -> dict:
     """As many outer iterations as the budget has room for, at least one."""
-    once = _merged(values, {"matching": {"outer_iterations": 1}})
+    once = merged(values, {"matching": {"outer_iterations": 1}})
     outer = max(1, int(passes // total_passes(from_dict(once), classes)))
-    return _merged(values, {"matching": {"outer_iterations": outer}})
+    return merged(values, {"matching": {"outer_iterations": outer}})
 
 
 def lines_of(comparison: Comparison, cell: Cell, runs: list[dict]) -> list[dict]:
@@ -217,12 +206,11 @@ def markdown(lines: list[dict], failures: dict[Cell, int]) -> str:
 
 
 def _cells(line: dict) -> list[str]:
-    over = line["std_over_seeds"]
     shown = line["published"]
     return [
         line["method"],
         str(line["seeds"]),
-        f"{line['top1']:.2f}" + ("" if over is None else f" ± {over:.2f}"),
+        plus_minus(line["top1"], line["std_over_seeds"]),
         f"{line['std_over_networks']:.2f}",
         "–" if shown is None else f"{shown:.1f} ({line['published_in']})",
         f"{line['stored_bytes']:,}",
@@ -246,8 +234,11 @@ def compare(
     seeds: list[int],
     methods: list[str],
     load: Any = load_dataset,
+    should_stop: StopCheck = lambda: False,
 ) -> str:
     """Runs every cell with every seed and writes the tables after each.
+
+    A cell that another process works on is left to it, with this seed.
 
     Args:
       comparison: what is compared.
@@ -255,24 +246,35 @@ def compare(
       seeds: of the distillations.
       methods: names of those to run.
       load: loads a data set by the values of its `data` section.
+      should_stop: says whether to stop; see `distill`.
 
     Returns:
       The Markdown tables.
+
+    Raises:
+      Interrupted: if `should_stop` said so.
     """
+    text = ""
     cells: dict[Cell, list[dict]] = {}
-    for seed in seeds:
-        for name, sections in comparison.datasets.items():
-            dataset = load(**sections["data"])
-            _check_networks(comparison.networks, dataset)
-            for size in comparison.images_per_class:
-                for method in methods:
-                    cell = Cell(name, size, method)
-                    row = row_of(comparison, cell, dataset.flip, dataset.num_classes)
-                    directory = cell.directory(workdir, seed)
-                    networks = comparison.networks[1:]
-                    run = run_row(row, seed, directory, dataset, networks)
-                    cells.setdefault(cell, []).append(run)
-                    text = _write(comparison, cells, workdir)
+    for seed, (name, sections) in itertools.product(seeds, comparison.datasets.items()):
+        dataset = load(**sections["data"])
+        _check_networks(comparison.networks, dataset)
+        for size, method in itertools.product(comparison.images_per_class, methods):
+            cell = Cell(name, size, method)
+            values = row_of(comparison, cell, dataset.flip, dataset.num_classes)
+            logger.info("%s, seed %d", cell.name, seed)
+            run = try_row(
+                make_row(cell.name, values, seed),
+                cell.directory(workdir, seed),
+                dataset,
+                comparison.networks[1:],
+                should_stop,
+            )
+            if run is not None:
+                cells.setdefault(cell, []).append(run)
+                text = _write(comparison, cells, workdir)
+            if should_stop():
+                raise Interrupted
     return text
 
 
@@ -301,21 +303,24 @@ def _parse(argv):
         cli.parse_flags(argv)
 
 
-def main(unused_argv) -> None:
-    """Runs the command."""
+def main(unused_argv) -> int:
+    """Runs the command; returns its exit status."""
     cli.set_up_logging()
     cli.keep_compiled_programs()
-    with cli.plain_user_errors():
-        name, comparison = load_comparison(_COMPARISON.value)
-        methods = _METHODS.value or list(comparison.methods)
-        unknown = [method for method in methods if method not in comparison.methods]
-        if unknown:
-            known = ", ".join(comparison.methods)
-            raise ConfigError([f"--methods: {unknown[0]!r} is not one of {known}."])
-        workdir = Path(_WORKDIR.value or Path("runs") / f"compare-{name}")
-        paths = {"data_dir": _DATA_DIR.value, "manual_dir": _MANUAL_DIR.value}
-        load = lambda **data: load_dataset(**{**paths, **data})
-        print(compare(comparison, workdir, _SEEDS.value, methods, load))
+    return until_stopped(_run)
+
+
+def _run(should_stop: StopCheck) -> None:
+    name, comparison = load_comparison(_COMPARISON.value)
+    methods = _METHODS.value or list(comparison.methods)
+    unknown = [method for method in methods if method not in comparison.methods]
+    if unknown:
+        known = ", ".join(comparison.methods)
+        raise ConfigError([f"--methods: {unknown[0]!r} is not one of {known}."])
+    workdir = Path(_WORKDIR.value or Path("runs") / f"compare-{name}")
+    paths = {"data_dir": _DATA_DIR.value, "manual_dir": _MANUAL_DIR.value}
+    load = lambda **data: load_dataset(**{**paths, **data})
+    print(compare(comparison, workdir, _SEEDS.value, methods, load, should_stop))
 
 
 if __name__ == "__main__":

@@ -1,182 +1,299 @@
-"""One row of a sweep: a configuration, distilled or selected, tested and kept.
+"""Rows: configurations that are distilled or selected, tested and kept.
 
-A row is a nested dictionary as `d4a_jax.config.from_dict` takes it. `"baseline"` beside
-its sections stands for selected real images of the same storage instead of a
-distillation: a name of `d4a_jax.baselines.SELECTIONS`, with `_mosaic` behind it for
-mosaics as multi-formation stores them, or `rded` for mosaics of realistic patches.
-`"soft_label_epochs"` adds as many epochs of a teacher's soft labels, which count among
-the stored bytes; only tests on the whole set then see them.
+What `sweep.py` and `compare.py` share. A row is defined by a nested dictionary as
+`d4a_jax.config.from_dict` takes it. `"baseline"` beside its sections stands for
+selected real images of the same storage instead of a distillation: a name of
+`d4a_jax.baselines.SELECTIONS`, with `_mosaic` behind it for mosaics as multi-formation
+stores them, or `rded` for mosaics of realistic patches. `"soft_label_epochs"` adds as
+many epochs of a teacher's soft labels, which count among the stored bytes; only tests
+on the whole set then see them.
+
+A row has a directory for each seed, which is locked while a process works on it. It
+holds what a distillation goes on with, the set itself in `distilled` (in `stored` with
+soft labels), the time so far in `clock.json` and, when all is done, `row.json`.
 """
 
+import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
+import jax
 
+from d4a_jax import fileio
 from d4a_jax.artifact import DistilledDataset, load_distilled, save_distilled
-from d4a_jax.baselines import select_images
+from d4a_jax.baselines import SELECTIONS, select_images
 from d4a_jax.config import Config, ConfigError, differences, from_dict
 from d4a_jax.cost import matching_passes, total_passes
 from d4a_jax.data import Dataset
 from d4a_jax.distillation import DivergenceError, distill
 from d4a_jax.evaluation import evaluate
-from d4a_jax.fileio import write_json_atomic
+from d4a_jax.log import logger
 from d4a_jax.networks import create_network
 from d4a_jax.patches import realistic_patches
 from d4a_jax.soft_labels import with_soft_labels
+from experiments.stopping import Clock, StopCheck
 
 # What a row has beside the sections of a configuration.
 ROW_KEYS = ("baseline", "soft_label_epochs")
 
 _MOSAIC = "_mosaic"
 
-# Beside what a distillation keeps in its directory, which it goes on with.
-ARTIFACT = "stored"
+
+class Row(NamedTuple):
+    """A row for one seed.
+
+    Attributes:
+      name: in log lines and messages.
+      config: the configuration, with the seed.
+      baseline: what is selected where nothing is distilled; None otherwise.
+      soft_label_epochs: epochs of soft labels; None for hard ones.
+    """
+
+    name: str
+    config: Config
+    baseline: str | None = None
+    soft_label_epochs: int | None = None
 
 
-def run_row(
-    values: dict,
-    seed: int,
+def make_row(name: str, values: dict[str, Any], seed: int) -> Row:
+    """A row from its definition.
+
+    Args:
+      name: of the row.
+      values: the definition; see the module's docstring.
+      seed: of the distillation or selection, and of the tests.
+
+    Raises:
+      ConfigError: the definition is wrong.
+    """
+    sections = {key: value for key, value in values.items() if key not in ROW_KEYS}
+    baseline, epochs = (values.get(key) for key in ROW_KEYS)
+    kind = str(baseline).removesuffix(_MOSAIC).partition("=")[0]
+    if baseline not in (None, "rded") and kind not in SELECTIONS:
+        raise ConfigError(
+            [
+                f"{name}: baseline is {baseline!r}; it must be rded or one of "
+                f"{', '.join(SELECTIONS)}, with {_MOSAIC} behind it for mosaics."
+            ]
+        )
+    return Row(name, from_dict(sections | {"seed": seed}), baseline, epochs)
+
+
+def try_row(
+    row: Row,
     workdir: Path,
     dataset: Dataset,
     networks: Sequence[str] = (),
+    should_stop: StopCheck = lambda: False,
+    figures: Callable[[], dict] = dict,
+) -> dict | None:
+    """`run_row`, or None where another process works on the row, with a log line."""
+    try:
+        record = run_row(row, workdir, dataset, networks, should_stop, figures)
+        if "failed" in record:
+            logger.warning("%s diverged: %s", row.name, record["failed"])
+        return record
+    except fileio.WorkdirBusyError as error:
+        logger.warning("%s is left out: %s", row.name, error)
+        return None
+
+
+def run_row(
+    row: Row,
+    workdir: Path,
+    dataset: Dataset,
+    networks: Sequence[str] = (),
+    should_stop: StopCheck = lambda: False,
+    figures: Callable[[], dict] = dict,
 ) -> dict:
-    """Makes and tests one row with one seed, or reads what was done before.
+    """Makes and tests a row, or reads what was done before.
 
     Args:
-      values: the row.
-      seed: of the distillation and of the tests.
+      row: what to make.
       workdir: directory of this row and seed; a distillation continues there.
       dataset: what the row is made from.
       networks: further networks to test on; the configured one is always tested.
+      should_stop: says whether to stop; see `distill`.
+      figures: asked for further figures of a row that was just made.
 
     Returns:
-      What `row.json` in the directory holds: `config`, `tests` (accuracies of every
-      network in [0, 1]), `prefixes`, what the filter `kept` and was `forgotten`,
-      `stored_bytes`, `passes`, `minutes`; only `config` and `failed`, a sentence, if
-      the matching loss diverged.
+      What `row.json` in the directory holds: `config`, `baseline`,
+      `soft_label_epochs`, `tests` (accuracies of every network in [0, 1]), `prefixes`
+      (images per class and accuracies of each, the whole set last), what the filter
+      `kept` and what was `learned` and `forgotten`, `matching_steps`, `image_steps`,
+      `passes`, `stored_bytes`, `minutes`, `hardware`, `dataset_fingerprint`, the
+      further figures; `failed`, a sentence, instead of results if the matching loss
+      diverged.
 
     Raises:
-      ConfigError: if the directory holds another row, or the row is wrong.
+      ConfigError: the directory holds another row.
+      WorkdirBusyError: another process works on it.
+      Interrupted: if `should_stop` said so.
     """
-    values = dict(values)
-    baseline, soft_epochs = (values.pop(key, None) for key in ROW_KEYS)
-    config = from_dict(values | {"seed": seed})
-    identity = config.identity() | dict(zip(ROW_KEYS, (baseline, soft_epochs)))
     done = workdir / "row.json"
-    row = json.loads(done.read_text()) if done.exists() else None
-    if row:
-        _check_same(row["config"], identity, workdir)
-    else:
-        row = {"config": identity} | _make(
-            baseline, soft_epochs, config, workdir, dataset
-        )
-    if "failed" not in row:
-        _test(row, config, workdir, dataset, networks, seed)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(done, row)
-    return row
+    with fileio.WorkdirLock(workdir):
+        if is_new := not done.exists():
+            record = _make(row, workdir, dataset, should_stop) | figures()
+        else:
+            record = _finished(row, workdir, dataset)
+        if "failed" not in record:
+            is_new |= _test(record, row, workdir, dataset, networks)
+        if is_new:
+            fileio.write_json_atomic(done, record)
+    # As it is read the next time.
+    return json.loads(fileio.dump_json(record))
 
 
-def _check_same(found, wanted, workdir):
-    # Rows of an older version lack options that have come since, with their defaults.
-    apart = {key: found.get(key) for key in ROW_KEYS}
-    sections = {key: value for key, value in found.items() if key not in ROW_KEYS}
-    changed = differences(from_dict(sections).identity() | apart, wanted)
-    if changed:
+def _finished(row: Row, workdir: Path, dataset: Dataset) -> dict:
+    record = json.loads((workdir / "row.json").read_bytes())
+    record = _completed(record, row, dataset)
+    found, wanted = (
+        {key: values[key] for key in ROW_KEYS} | values["config"]
+        for values in (record, row._asdict() | {"config": row.config.identity()})
+    )
+    if changed := differences(found, wanted):
         raise ConfigError(
             [
                 f"{workdir} holds a row that differs in {', '.join(changed)}; choose "
                 "another --workdir or remove it."
             ]
         )
+    return record
 
 
-def _make(baseline, soft_epochs, config, workdir, dataset):
+def _completed(record: dict, row: Row, dataset: Dataset) -> dict:
+    """A row with what those of older versions lack; nowhere else are these known.
+
+    Options of the configuration that have come since have their defaults. Comparisons
+    kept `ROW_KEYS` within the configuration and lacked some figures of sweeps. Sweeps
+    lacked `tests`, since they tested on the configured network alone, and the figures
+    of comparisons.
+    """
+    config = dict(record["config"])
+    apart = {key: config.pop(key, None) for key in ROW_KEYS}
+    config = merged(Config().identity(), config)
+    lacking = {"learned": [], "cost": None, "hardware": "unknown hardware"}
+    record = apart | lacking | record | {"config": config}
+    if "failed" in record or "tests" in record:
+        return record
+    (spec,) = _specs(row, dataset)
+    return record | {"tests": {spec: record["prefixes"][-1][1]}}
+
+
+def _make(row: Row, workdir: Path, dataset: Dataset, should_stop: StopCheck) -> dict:
     """The distilled or selected set of a row, saved, and its figures."""
-    began = time.monotonic()
-    if baseline:
-        distilled = _select(baseline, config, dataset, config.seed)
-        history, steps = [], 0
+    clock = Clock(workdir / "clock.json", should_stop)
+    record = {
+        "config": row.config.identity(),
+        "baseline": row.baseline,
+        "soft_label_epochs": row.soft_label_epochs,
+        "dataset_fingerprint": dataset.fingerprint,
+        "hardware": _hardware(),
+    }
+    try:
+        distilled = _distilled(row, workdir, dataset, clock)
+    except DivergenceError as error:
+        return record | {"failed": str(error), "minutes": clock.seconds / 60}
+    record |= _figures(row, dataset, distilled)
+    return record | {"minutes": clock.seconds / 60}
+
+
+def _distilled(row, workdir, dataset, clock) -> DistilledDataset:
+    config = row.config
+    if row.baseline:
+        distilled = _select(row.baseline, config, dataset)
+        protocol = dataclasses.asdict(config.evaluation)
+        distilled.metadata.update(config=config.identity(), protocol=protocol)
+        save_distilled(workdir / "distilled", distilled)
     else:
-        try:
-            distilled = distill(dataset, config, workdir)
-        except DivergenceError as error:
-            return {"failed": str(error)}
-        history = distilled.metadata["history"]
-        steps = config.steps_per_segment * len(config.segment_sizes)
-    if soft_epochs:
+        distilled = distill(dataset, config, workdir, clock)
+    if row.soft_label_epochs:
         distilled = with_soft_labels(
-            distilled, dataset, soft_epochs, config, config.seed
+            distilled, dataset, row.soft_label_epochs, config, config.seed
         )
-    save_distilled(workdir / ARTIFACT, distilled)
-    filters = [h["filter"] for h in history if "filter" in h]
-    tests = [h for h in history if "evaluation" in h]
+        # A distillation goes on with the set in `distilled`.
+        save_distilled(workdir / "stored", distilled)
+    return distilled
+
+
+def _select(baseline: str, config: Config, dataset: Dataset) -> DistilledDataset:
+    size, factor = config.synthetic.images_per_class, config.synthetic.factor
+    if baseline == "rded":
+        return realistic_patches(dataset, size, factor, config, config.seed)
+    selection = baseline.removesuffix(_MOSAIC)
+    factor = factor if baseline.endswith(_MOSAIC) else 1
+    return select_images(dataset, selection, size, factor, config, config.seed)
+
+
+def _figures(row: Row, dataset: Dataset, distilled: DistilledDataset) -> dict:
+    config, is_made = row.config, row.baseline is None
+    history = distilled.metadata["history"] if is_made else []
+    prefixes = [
+        [entry["images_per_class"], list(entry["evaluation"]["top1_each"])]
+        for entry in history
+        if "evaluation" in entry
+    ]
+    if row.soft_label_epochs:
+        prefixes = prefixes[:-1]  # That test was without the soft labels.
+    is_tested = prefixes and not row.soft_label_epochs
+    (spec,) = _specs(row, dataset)
+    filters = [entry["filter"] for entry in history if "filter" in entry]
+    steps = config.steps_per_segment * len(config.segment_sizes)
     return {
-        "prefixes": [
-            [h["images_per_class"], list(h["evaluation"]["top1_each"])] for h in tests
-        ],
-        "tests": {
-            h["evaluation"]["network"]: list(h["evaluation"]["top1_each"])
-            for h in tests[-1:]
-            if not soft_epochs
+        "prefixes": prefixes,
+        "tests": {spec: prefixes[-1][1]} if is_tested else {},
+        **{
+            name: [figures[name] for figures in filters]
+            for name in ("kept", "learned", "forgotten")
         },
-        "kept": [f["kept"] for f in filters],
-        "forgotten": [f["forgotten"] for f in filters],
-        "matching_steps": steps,
-        "image_steps": matching_passes(config) if steps else 0,
-        "passes": total_passes(config, dataset.num_classes) if steps else 0,
+        "matching_steps": steps if is_made else 0,
+        "image_steps": matching_passes(config) if is_made else 0,
+        "passes": total_passes(config, dataset.num_classes) if is_made else 0,
         "stored_bytes": distilled.stored_bytes,
-        "minutes": (time.monotonic() - began) / 60,
     }
 
 
-def _select(baseline: str, config: Config, dataset, seed) -> DistilledDataset:
-    size, factor = config.synthetic.images_per_class, config.synthetic.factor
-    if baseline == "rded":
-        return realistic_patches(dataset, size, factor, config, seed)
-    selection = baseline.removesuffix(_MOSAIC)
-    factor = factor if baseline.endswith(_MOSAIC) else 1
-    return select_images(dataset, selection, size, factor, config, seed)
-
-
-def _test(row, config, workdir, dataset, networks, seed):
-    """Adds the tests that are missing, on the set as it is stored."""
-    specs = (config.evaluation.network or config.network, *networks)
-    canonical = [
-        create_network(spec, dataset.num_classes, dataset.image_shape).spec
-        for spec in specs
-    ]
-    missing = [spec for spec in dict.fromkeys(canonical) if spec not in row["tests"]]
+def _test(record, row, workdir, dataset, networks) -> bool:
+    """Adds the tests that are missing, on the set as it is stored; whether any were."""
+    specs = _specs(row, dataset, networks)
+    missing = [spec for spec in dict.fromkeys(specs) if spec not in record["tests"]]
     if not missing:
-        return
-    began = time.monotonic()
-    distilled = load_distilled(workdir / ARTIFACT)
+        return False
+    began, config = time.monotonic(), row.config
+    # Comparisons of older versions kept selections in `stored`.
+    is_plain = not row.soft_label_epochs and (workdir / "distilled").exists()
+    distilled = load_distilled(workdir / ("distilled" if is_plain else "stored"))
     results = evaluate(
-        distilled, dataset, missing, config.evaluation, config.runtime, seed
+        distilled, dataset, missing, config.evaluation, config.runtime, config.seed
     )
     for result in results:
-        row["tests"][result.network] = list(result.top1)
-    if not row["prefixes"]:
+        record["tests"][result.network] = list(result.top1)
+    if specs[0] in missing:
         size = config.synthetic.images_per_class
-        row["prefixes"] = [[size, row["tests"][canonical[0]]]]
-    row["minutes"] += (time.monotonic() - began) / 60
+        record["prefixes"].append([size, record["tests"][specs[0]]])
+    record["minutes"] += (time.monotonic() - began) / 60
+    return True
 
 
-def summary(accuracies: Sequence[Sequence[float]]) -> tuple[float, float | None, float]:
-    """Mean in percent, its standard deviation over seeds, and that over networks.
+def _specs(row: Row, dataset: Dataset, others: Sequence[str] = ()) -> list[str]:
+    """Full specifications of the configured network and of others."""
+    specs = (row.config.evaluation.network or row.config.network, *others)
+    classes, shape = dataset.num_classes, dataset.image_shape
+    return [create_network(spec, classes, shape).spec for spec in specs]
 
-    Args:
-      accuracies: in [0, 1], the networks of each seed.
 
-    Returns:
-      The mean of all, the sample standard deviation of the seeds' means (None with one
-      seed) and the mean of the standard deviations within the seeds.
-    """
-    percent = [100 * np.array(each) for each in accuracies]
-    means = [each.mean() for each in percent]
-    within = np.mean([each.std(ddof=1) if len(each) > 1 else 0.0 for each in percent])
-    over = float(np.std(means, ddof=1)) if len(means) > 1 else None
-    return float(np.mean(means)), over, float(within)
+def _hardware():
+    device = jax.devices()[0]
+    return f"{jax.device_count()} × {device.device_kind}, jax {jax.__version__}"
+
+
+def merged(values: dict, sections: dict) -> dict:
+    """Nested values in which those of other sections replace or complete the old."""
+    changed = dict(values)
+    for name, change in sections.items():
+        old = changed.get(name)
+        changed[name] = {**old, **change} if isinstance(old, dict) else change
+    return changed

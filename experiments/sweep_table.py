@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments import cli
 from experiments.budget import Budget
+from experiments.spread import mean_and_std, plus_minus, summary
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 _TERA = 1e12
@@ -33,7 +34,7 @@ def markdown(results: Results, reference: str) -> str:
     images) of the smallest budget that is at least its own, seed by seed.
 
     Args:
-      results: records of `sweep.run_row` with their seed, by name.
+      results: records of `rows.run_row` with their seed, by name.
       reference: the row whose FLOPs are 100 %.
 
     Returns:
@@ -47,8 +48,7 @@ def markdown(results: Results, reference: str) -> str:
         [
             name,
             str(len(runs)),
-            _plus_minus(list(_means(runs).values())),
-            _over_networks(runs),
+            *_accuracy(runs),
             _against(name, results),
             f"{runs[0]['cost']['steps']:,}" if runs[0]["cost"] else "–",
             f"{_flops(runs) / _TERA:.3g}" if runs[0]["cost"] else "–",
@@ -99,17 +99,12 @@ def _means(runs):
     return {run["seed"]: 100 * float(np.mean(run["prefixes"][-1][1])) for run in runs}
 
 
-def _plus_minus(values, form="{:.2f}"):
-    """Mean and, of several values, sample standard deviation."""
-    text = form.format(np.mean(values))
-    return f"{text} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else text
-
-
-def _over_networks(runs):
-    each = [100 * np.array(run["prefixes"][-1][1]) for run in runs]
-    if min(map(len, each)) < 2:
-        return "–"
-    return f"{np.mean([values.std(ddof=1) for values in each]):.2f}"
+def _accuracy(runs):
+    """Mean and standard deviation over seeds, and over networks, in percent."""
+    each = [run["prefixes"][-1][1] for run in runs]
+    mean, over, within = summary(each)
+    several = min(map(len, each)) > 1
+    return plus_minus(mean, over), f"{within:.2f}" if several else "–"
 
 
 def _against(name, results):
@@ -118,7 +113,9 @@ def _against(name, results):
         return "–"
     own, other = _means(results[name]), _means(results[baseline])
     pairs = [own[seed] - other[seed] for seed in own if seed in other]
-    return f"{_plus_minus(pairs, '{:+.2f}')} ({baseline})" if pairs else "–"
+    if not pairs:
+        return "–"
+    return f"{plus_minus(*mean_and_std(pairs), '{:+.2f}')} ({baseline})"
 
 
 def _shares(runs, figure):

@@ -1,5 +1,6 @@
 """Tests of d4a_jax.artifact, d4a_jax.fileio and d4a_jax.gallery."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -64,6 +65,68 @@ def test_round_trip(tmp_path):
     assert loaded.stored_bytes == 9 * 8 * 8 * 3
     assert sorted(os.listdir(tmp_path / "a")) == ["b"]
     assert (tmp_path / "a" / "b" / "gallery.png").exists()
+
+
+def _with_learned_labels(factor=2):
+    plain = _make(factor=factor)
+    shape = (9 * factor**2, 3)
+    logits = np.random.default_rng(5).normal(0, 3, shape).astype(np.float16)
+    return dataclasses.replace(plain, label_logits=logits)
+
+
+def test_learned_labels_are_kept_counted_and_verified(tmp_path):
+    learned = _with_learned_labels()
+    artifact.save_distilled(tmp_path / "a", learned, with_gallery=False)
+    loaded = artifact.load_distilled(tmp_path / "a")
+    np.testing.assert_array_equal(loaded.label_logits, learned.label_logits)
+    assert loaded.label_bytes == 36 * 3 * 2
+    assert loaded.stored_bytes == 9 * 8 * 8 * 3 + 36 * 3 * 2
+    assert artifact.same_distilled(loaded, learned)
+    other = dataclasses.replace(learned, label_logits=-learned.label_logits)
+    assert not artifact.same_distilled(loaded, other)
+    assert not artifact.same_distilled(loaded, _make())
+    path = tmp_path / "a" / "label_logits.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(artifact.ArtifactError, match="label_logits.npy is damaged"):
+        artifact.load_distilled(tmp_path / "a")
+    path.unlink()
+    with pytest.raises(artifact.ArtifactError, match="label_logits.npy cannot be read"):
+        artifact.load_distilled(tmp_path / "a")
+    artifact.save_distilled(tmp_path / "a", _make(), with_gallery=False)
+    assert artifact.load_distilled(tmp_path / "a").label_logits is None
+
+
+def test_a_prefix_takes_the_learned_labels_of_its_tiles():
+    learned = _with_learned_labels()
+    # Tile by tile; the first six of the nine stored images are the first segment.
+    wanted = learned.label_logits.reshape(4, 9, 3)[:, :6].reshape(24, 3)
+    np.testing.assert_array_equal(learned.prefix(1).label_logits, wanted)
+    np.testing.assert_array_equal(learned.prefix(2).label_logits, learned.label_logits)
+    assert len(learned.prefix(1).formed()[1]) == 24
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"label_logits": np.zeros((36, 3), np.float32)}, "float32.*float16 .36, 3."),
+        ({"label_logits": np.zeros((9, 3), np.float16)}, r"float16 \[9, 3\], but"),
+        ({"label_logits": np.full((36, 3), np.inf, np.float16)}, "not all finite"),
+        (
+            {
+                "soft_logits": np.zeros((1, 36, 3), np.float16),
+                "soft_crops": np.zeros((1, 36, 4), np.int16),
+            },
+            "only one of them",
+        ),
+    ],
+)
+def test_wrong_learned_labels_are_refused(changes, message):
+    learned = _with_learned_labels()
+    learned.metadata["temperature"] = 1.0
+    with pytest.raises(artifact.ArtifactError, match=message):
+        dataclasses.replace(learned, **changes)
 
 
 def test_saving_what_was_loaded_gives_the_same_files(tmp_path):

@@ -3,16 +3,25 @@
 import csv
 import io
 import json
+import logging
+import os
+import shutil
+import signal
 
 import numpy as np
 import pytest
 
+from d4a_jax.artifact import load_distilled
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.cost import total_passes
 from d4a_jax.data import from_arrays
-from experiments import compare, rows
+from d4a_jax.distillation import DivergenceError, Interrupted
+from d4a_jax.evaluation import Evaluation
+from d4a_jax.fileio import WorkdirLock
+from experiments import cli, compare, rows, spread
 from experiments.compare import Cell, Comparison, lines_of, markdown, row_of
 from experiments.published import published
+from experiments.stopping import until_stopped
 
 TINY = Comparison(
     methods={
@@ -108,11 +117,11 @@ def test_a_method_that_always_diverges_has_no_line():
 
 
 def test_summary_by_hand():
-    mean, over, within = rows.summary([[0.1, 0.3], [0.4, 0.4]])
+    mean, over, within = spread.summary([[0.1, 0.3], [0.4, 0.4]])
     assert mean == pytest.approx(30.0)
     assert over == pytest.approx(np.std([20, 40], ddof=1))
     assert within == pytest.approx(np.std([10, 30], ddof=1) / 2)
-    assert rows.summary([[0.5]]) == (50.0, None, 0.0)
+    assert spread.summary([[0.5]]) == (50.0, None, 0.0)
 
 
 def load_blobs(**values):
@@ -144,6 +153,133 @@ def test_a_comparison_runs_and_is_not_repeated(tmp_path, monkeypatch):
     other = TINY._replace(passes=400)
     with pytest.raises(ConfigError, match=r"dm.* differs in .*outer_iterations"):
         compare.compare(other, tmp_path, [0], ["dm"], load_blobs)
+
+
+def as_older(directory):
+    """Turns a finished selection into what comparisons of older versions kept."""
+    row = json.loads((directory / "row.json").read_text())
+    for key in ("learned", "hardware", "dataset_fingerprint"):
+        del row[key]
+    row["config"] |= {key: row.pop(key) for key in rows.ROW_KEYS}
+    del row["config"]["trajectory"], row["config"]["filter"]["guard"]
+    (directory / "row.json").write_text(json.dumps(row))
+    (directory / "distilled").rename(directory / "stored")
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    return row
+
+
+def test_rows_of_older_comparisons_are_not_repeated(tmp_path, monkeypatch):
+    one = TINY._replace(networks=TINY.networks[:1])
+    text = compare.compare(one, tmp_path, [0], ["random"], load_blobs)
+    older = as_older(RANDOM.directory(tmp_path, 0))
+
+    def refuse(*arguments):
+        raise AssertionError("a finished row was made again")
+
+    monkeypatch.setattr(rows, "select_images", refuse)
+    assert compare.compare(one, tmp_path, [0], ["random"], load_blobs) == text
+    file = RANDOM.directory(tmp_path, 0) / "row.json"
+    assert json.loads(file.read_text()) == older
+    # Only the network that came since is tested, on the images as they are stored.
+    compare.compare(TINY, tmp_path, [0], ["random"], load_blobs)
+    tests = json.loads(file.read_text())["tests"]
+    assert tests[TINY.networks[0]] == older["tests"][TINY.networks[0]]
+    assert len(tests[TINY.networks[1]]) == 2
+    other = {"random": {"baseline": "random_mosaic", "filter": {"guard": True}}}
+    with pytest.raises(ConfigError, match="differs in baseline, filter.guard; choose"):
+        changed = TINY._replace(methods=other)
+        compare.compare(changed, tmp_path, [0], ["random"], load_blobs)
+
+
+def test_an_interrupted_comparison_goes_on_where_it_stopped(tmp_path):
+    plain = {"config": "cifar10_dm", "matching": {"augmentation": "none"}}
+    small = TINY._replace(methods={"dm": plain}, networks=("convnet:depth=1:width=4",))
+    with pytest.raises(Interrupted):
+        compare.compare(small, tmp_path, [0], ["dm"], load_blobs, lambda: True)
+    directory = DM.directory(tmp_path, 0)
+    assert any((directory / "checkpoints").iterdir())
+    assert not (directory / "row.json").exists()
+    (directory / "clock.json").write_text('{"seconds": 600.0}')
+    compare.compare(small, tmp_path, [0], ["dm"], load_blobs)
+    lines = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert 10 <= float(lines[0]["minutes"]) < 20
+
+
+def test_a_row_of_another_process_is_left_to_it(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(rows.logger, "propagate", True)
+    one = TINY._replace(networks=TINY.networks[:1])
+    with WorkdirLock(DM.directory(tmp_path, 0)), caplog.at_level(logging.WARNING):
+        text = compare.compare(one, tmp_path, [0], ["dm", "random"], load_blobs)
+    assert "| random" in text and "| dm" not in text
+    assert "blobs/ipc2/dm is left out: The working directory" in caplog.text
+
+
+def test_a_diverged_row_is_recorded_once(tmp_path, monkeypatch):
+    calls = []
+
+    def diverge(*arguments):
+        calls.append(arguments)
+        raise DivergenceError("not finite")
+
+    monkeypatch.setattr(rows, "distill", diverge)
+    for _ in range(2):
+        text = compare.compare(TINY, tmp_path, [0], ["dm"], load_blobs)
+        assert text == "dm diverged in 1 run(s) on blobs, 2 images per class.\n"
+    assert len(calls) == 1
+    # As comparisons of older versions recorded it.
+    file = DM.directory(tmp_path, 0) / "row.json"
+    row = json.loads(file.read_text())
+    config = row["config"] | {key: row[key] for key in rows.ROW_KEYS}
+    file.write_text(json.dumps({"config": config, "failed": "not finite"}))
+    assert compare.compare(TINY, tmp_path, [0], ["dm"], load_blobs) == text
+    assert len(calls) == 1
+
+
+def test_a_signal_ends_a_command_with_a_sentence(capsys):
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+
+    def work(should_stop):
+        assert not should_stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        if should_stop():
+            raise Interrupted
+
+    try:
+        assert until_stopped(work) == 128 + signal.SIGTERM
+        assert until_stopped(lambda should_stop: None) == 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().out == cli.STOPPED + "\n"
+
+
+def test_soft_labels_are_tested_and_selections_stay_readable(tmp_path, monkeypatch):
+    tested = []
+
+    def evaluate(distilled, dataset, networks, *unused):
+        tested.append((distilled.soft_logits is not None, *networks))
+        return [Evaluation(network, (0.5, 0.75), (), 4) for network in networks]
+
+    monkeypatch.setattr(rows, "evaluate", evaluate)
+    methods = {"soft": {"baseline": "random", "soft_label_epochs": 1}}
+    one = TINY._replace(methods=methods, networks=TINY.networks[:1])
+    compare.compare(one, tmp_path, [0], ["soft"], load_blobs)
+    both = one._replace(networks=TINY.networks)
+    compare.compare(both, tmp_path, [0], ["soft"], load_blobs)
+    assert tested == [(True, TINY.networks[0]), (True, TINY.networks[1])]
+    directory = Cell("blobs", 2, "soft").directory(tmp_path, 0)
+    assert load_distilled(directory / "distilled").soft_logits is None
+    row = json.loads((directory / "row.json").read_text())
+    assert row["stored_bytes"] == load_distilled(directory / "stored").stored_bytes
+    assert row["prefixes"] == [[2, [0.5, 0.75]]]
+
+
+def test_wrong_baselines_are_named():
+    with pytest.raises(ConfigError, match="^blobs: baseline is 'best'; it must be"):
+        rows.make_row("blobs", {"baseline": "best"}, 0)
+    row = rows.make_row("blobs", {"baseline": "window=0.5_mosaic"}, 3)
+    assert (row.baseline, row.config.seed) == ("window=0.5_mosaic", 3)
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10_cpu"])

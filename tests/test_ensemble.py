@@ -271,7 +271,7 @@ def test_prediction_in_batches_equals_direct_application(
 ):
     layout = _layout(devices, chunk)
     ensemble = _ensemble(layout)
-    images, labels, _ = _images(7, seed=1)
+    images, labels, *_ = _images(7, seed=1)
     placed = spread(layout, (images, labels))
     found, same_labels = ensemble.predict(trained, *placed, _per_image)
     chex.assert_shape(found, (layout.padded(7), NETWORKS, CLASSES))

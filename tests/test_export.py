@@ -1,5 +1,6 @@
 """Tests of d4a_jax.export and experiments/export.py."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -158,6 +159,49 @@ def test_huggingface(tmp_path, distilled, monkeypatch):
         assert example["label"] == distilled.labels[index]
         assert example["segment"] == distilled.segments[index]
     _check_folder(tmp_path / "out", distilled)
+
+
+def _read_label_logits(path, format):
+    if format == "npz":
+        with np.load(path, allow_pickle=False) as loaded:
+            return loaded["label_logits"]
+    if format == "safetensors":
+        safetensors = pytest.importorskip("safetensors")
+        with safetensors.safe_open(path, framework="np") as loaded:
+            return loaded.get_tensor("label_logits")
+    if format == "torch":
+        torch = pytest.importorskip("torch")
+        return torch.load(path, weights_only=True)["label_logits"].numpy()
+    readme = (path / "README.md").read_text(encoding="utf-8")
+    assert "`label_logits.npy` (float16 [" in readme
+    return np.load(path / "label_logits.npy")
+
+
+@pytest.mark.parametrize("formed", [False, True])
+@pytest.mark.parametrize("format", ["npz", "safetensors", "torch", "imagefolder"])
+def test_learned_labels_go_along(tmp_path, format, formed):
+    if format in ("safetensors", "torch"):
+        pytest.importorskip(format)
+    by_tile = np.random.default_rng(1).normal(size=(4, 8, 4)).astype(np.float16)
+    distilled = dataclasses.replace(
+        _make(factor=2), label_logits=by_tile.reshape(32, 4)
+    )
+    export.export_distilled(distilled, tmp_path / "out", format, formed)
+    found = _read_label_logits(tmp_path / "out", format)
+    # Rows are images: formed ones tile by tile, stored ones with a label for each tile.
+    wanted = distilled.label_logits if formed else np.moveaxis(by_tile, 0, 1)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_labels_of_whole_images_are_a_matrix_and_are_explained(tmp_path):
+    logits = np.arange(32, dtype=np.float16).reshape(8, 4)
+    distilled = dataclasses.replace(_make(), label_logits=logits)
+    export.export_distilled(distilled, tmp_path / "out.npz", "npz")
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as loaded:
+        np.testing.assert_array_equal(loaded["label_logits"], logits)
+        decoding = json.loads(str(loaded["metadata"]))["decoding"]
+    assert decoding.endswith("towards softmax(label_logits), by the cross-entropy.")
 
 
 def test_formed_images_are_complete(tmp_path):

@@ -114,7 +114,7 @@ def test_labels_are_saved_and_verified(labelled, tmp_path):
 
 def test_studies_refuse_what_they_would_ignore(dataset, labelled, tmp_path):
     save_distilled(tmp_path / "set", labelled, with_gallery=False)
-    with pytest.raises(ValueError, match="has soft labels"):
+    with pytest.raises(ValueError, match="soft labels of a teacher"):
         load_method("soft", tmp_path / "set", dataset)
 
 

@@ -15,7 +15,7 @@ from d4a_jax.distillation import DivergenceError, Interrupted
 from d4a_jax.evaluation import Evaluation
 from d4a_jax.fileio import WorkdirLock
 from d4a_jax.regularizers import REGULARIZERS
-from experiments import budget, sweep, sweep_table
+from experiments import budget, rows, sweep, sweep_table
 from experiments.sweeps.ablation import ablation
 
 PER_CLASS, CLASSES, SIDE, BATCH = 12, 2, 8, 4
@@ -188,8 +188,8 @@ def small(tmp_path, monkeypatch, dataset):
     def evaluate(distilled, dataset, networks, *unused):
         return [Evaluation(networks[0], (0.4, 0.42), (), 6)]
 
-    monkeypatch.setattr(sweep, "distill", distill)
-    monkeypatch.setattr(sweep, "evaluate", evaluate)
+    monkeypatch.setattr(rows, "distill", distill)
+    monkeypatch.setattr(rows, "evaluate", evaluate)
     monkeypatch.setattr(sweep, "load_dataset", lambda **unused: dataset)
     return sweep.load_sweep(str(file)), calls, tmp_path / "work"
 
@@ -231,7 +231,66 @@ def test_a_row_of_another_configuration_is_refused(small):
     sweep.run_sweep(found, ["idc"], [0], workdir)
     matching = BASE["matching"] | {"learning_rate": 0.5}
     found.values["idc"] = BASE | {"matching": matching}
-    with pytest.raises(ConfigError, match="matching.learning_rate differ"):
+    with pytest.raises(ConfigError, match="differs in matching.learning_rate"):
+        sweep.run_sweep(found, ["idc"], [0], workdir)
+
+
+def _older_row(config, prefixes, baseline=None):
+    """A row as sweeps wrote it at first, before some options were there."""
+    values = config.identity()
+    del values["trajectory"], values["filter"]["guard"], values["matching"]["union"]
+    segments = len(prefixes) - 1
+    return {
+        "prefixes": prefixes, "kept": [0.25] * segments, "learned": [0.5] * segments,
+        "forgotten": [0.125] * segments, "minutes": 7.5, "hardware": "1 × old cpu",
+        "cost": None if baseline else
+            {"steps": 20, "matching": 9, "filtering": 1, "difficulty": 0, "total": 10},
+        "baseline": baseline, "dataset_fingerprint": "0", "config": values,
+    }  # fmt: skip
+
+
+def test_rows_of_older_sweeps_are_not_repeated(small, monkeypatch):
+    found, calls, workdir = small
+    older = {
+        "random": _older_row(found.row("random", 0).config, [[3, [0.25, 0.5]]],
+                             "random_mosaic"),
+        "idc": _older_row(found.row("idc", 0).config, [[4, [0.5, 0.5]]]),
+        "d4a": _older_row(found.row("d4a", 0).config, [[2, [0.25]], [4, [0.75, 0.5]]]),
+    }  # fmt: skip
+    for name, record in older.items():
+        (workdir / f"{name}-seed0").mkdir(parents=True)
+        (workdir / f"{name}-seed0" / "row.json").write_text(json.dumps(record))
+
+    def refuse(*unused):
+        raise AssertionError("a finished row was tested again")
+
+    monkeypatch.setattr(rows, "evaluate", refuse)
+    text = sweep.run_sweep(found, list(older), [0], workdir)
+    assert not calls
+    results = json.loads((workdir / "table.json").read_text())
+    for name, record in older.items():
+        # The file stays as it is; what was read has the same figures, and more.
+        kept = json.loads((workdir / f"{name}-seed0" / "row.json").read_text())
+        assert kept == record
+        (read,) = results[name]
+        assert {key: read[key] for key in record if key != "config"} == {
+            key: value for key, value in record.items() if key != "config"
+        }
+        assert read["tests"] == {BASE["network"]: record["prefixes"][-1][1]}
+    assert re.search(r"\| d4a +\| +1 \| +62.50 \| +17.68 \|", text)
+    assert "22.5 minutes in all, on 1 × old cpu." in text
+
+
+def test_an_option_that_a_row_lacks_had_its_default(small):
+    found, _, workdir = small
+    record = _older_row(found.row("idc", 0).config, [[4, [0.5]]])
+    (workdir / "idc-seed0").mkdir(parents=True)
+    (workdir / "idc-seed0" / "row.json").write_text(json.dumps(record))
+    found.values["idc"] = BASE | {"filter": BASE["filter"] | {"guard": True}}
+    with pytest.raises(ConfigError, match="differs in filter.guard; choose"):
+        sweep.run_sweep(found, ["idc"], [0], workdir)
+    found.values["idc"] = BASE | {"baseline": "random"}
+    with pytest.raises(ConfigError, match="differs in baseline; choose"):
         sweep.run_sweep(found, ["idc"], [0], workdir)
 
 
@@ -241,12 +300,27 @@ def test_rows_that_are_busy_or_diverge_are_left_out(small, monkeypatch):
         text = sweep.run_sweep(found, ["random", "idc"], [0], workdir)
     assert "| idc" not in text and "| random" in text
 
-    def diverge(*unused):
+    diverged = []
+
+    def diverge(dataset, config, *unused):
+        diverged.append(config.seed)
         raise DivergenceError("not finite")
 
-    monkeypatch.setattr(sweep, "distill", diverge)
-    text = sweep.run_sweep(found, ["idc", "random"], [0], workdir)
-    assert "| idc" not in text and "| random" in text
+    monkeypatch.setattr(rows, "distill", diverge)
+    for _ in range(2):
+        text = sweep.run_sweep(found, ["idc", "random"], [0], workdir)
+        assert "| idc" not in text and "| random" in text
+    assert diverged == [0]
+    record = json.loads((workdir / "idc-seed0" / "row.json").read_text())
+    assert record["failed"] == "not finite"
+
+
+def test_a_stop_after_a_row_leaves_the_others(small):
+    found, calls, workdir = small
+    with pytest.raises(Interrupted):
+        sweep.run_sweep(found, ["random", "idc"], [0], workdir, lambda: True)
+    assert not calls
+    assert list(json.loads((workdir / "table.json").read_text())) == ["random"]
 
 
 def test_wrong_rows_are_named(small, tmp_path):

@@ -19,12 +19,8 @@ from d4a_jax.parallel import make_layout
 from d4a_jax.real_data import RealData
 from d4a_jax.run import check_fit, prepare
 from d4a_jax.surrogates import SurrogateContext, Task, trajectory_matching
-from d4a_jax.surrogates.trajectory import (
-    ExpertPair,
-    draw_batches,
-    draw_starts,
-    window,
-)
+from d4a_jax.surrogates.student import draw_batches
+from d4a_jax.surrogates.trajectory import ExpertPair, draw_starts, window
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import Judgement, flattening
 
@@ -132,19 +128,20 @@ def test_a_pass_visits_every_formed_image_of_the_union_once(num_previous, filled
         assert sorted(formed[steps][own[steps]]) == wanted
         assert own[steps].sum(1).tolist()[:-1] == [5] * (per_pass - 1)
     np.testing.assert_array_equal(student.labels, np.repeat([0, 1, 2, 2], 3))
-    np.testing.assert_array_equal(student.images[2::3], make_pixels()[:, 0])
+    np.testing.assert_array_equal(student.inputs.images[2::3], make_pixels()[:, 0])
     np.testing.assert_array_equal(
-        student.images[1], np.float32(task.previous[0, 1]) / np.float32(255)
+        student.inputs.images[1], np.float32(task.previous[0, 1]) / np.float32(255)
     )
 
 
 # --- one step ------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def step():
+@pytest.fixture(scope="module", params=[0.0, 0.5], ids=["hard", "soft"])
+def step(request):
     """The surrogate's step on a union, and a student of three steps."""
-    context, task, pixels = make_context(True, batch_syn=7), make_task(1), make_pixels()
+    context = make_context(True, batch_syn=7, label_learning_rate=request.param)
+    task, pixels = make_task(1), make_pixels()
     size, _ = flattening(context.network)
     rng = np.random.default_rng(2)
     start = jnp.asarray(rng.normal(0, 0.3, size), jnp.float32)
@@ -152,11 +149,15 @@ def step():
     task = task._replace(fed=ExpertPair(start, target, jnp.int32(4)))
     surrogate = trajectory_matching(context)
     state = surrogate.init(KEY, task)
+    if request.param:
+        draw = lambda places: rng.normal(0, 2, (CLASSES + 1, places, 4, CLASSES))
+        task = task._replace(previous_logits=jnp.asarray(draw(2), jnp.float16))
+        state = surrogate.labels.put(state, jnp.asarray(draw(1), jnp.float32))
     result, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, task)
     return context, task, pixels, state, result, after
 
 
-def explicit_loss(context, task, pixels, step_size):
+def explicit_loss(context, task, pixels, step_size, learned=None):
     """The student written out step by step, differentiable as a whole."""
     _, unflatten = flattening(context.network)
     start = unflatten(task.fed.start)["params"]
@@ -164,7 +165,8 @@ def explicit_loss(context, task, pixels, step_size):
     student = draw_batches(rng.stream(KEY, "student", 6), context, pixels, task)
     params = start
     for i in range(STEPS):
-        stored, tiles = student.images[student.rows[i]], student.tiles[i]
+        rows, tiles = student.rows[i], student.tiles[i]
+        stored = student.inputs.images[rows]
         # Tiles of 4 x 4 pixels, enlarged bilinearly with half-pixel centers.
         cut = stored.reshape(-1, 2, 4, 2, 4, 3)
         cut = cut[jnp.arange(len(cut)), tiles // 2, :, tiles % 2]
@@ -174,6 +176,10 @@ def explicit_loss(context, task, pixels, step_size):
         def loss(params):
             logits, _ = context.network.apply({"params": params}, images, True)
             labels = jax.nn.one_hot(student.labels[student.rows[i]], CLASSES)
+            if learned is not None:
+                earlier = task.previous_logits.astype(jnp.float32)
+                union = jnp.concatenate([earlier, learned], 1).reshape(-1, 4, CLASSES)
+                labels = jax.nn.softmax(union[student.rows[i], tiles])
             losses = -jnp.sum(jax.nn.log_softmax(logits) * labels, 1)
             return jnp.sum(losses * student.weights[i]) / jnp.sum(student.weights[i])
 
@@ -187,11 +193,12 @@ def explicit_loss(context, task, pixels, step_size):
 
 def test_a_step_has_the_gradient_of_the_written_out_student(step):
     context, task, pixels, state, result, after = step
-    value, (by_pixels, by_step_size) = jax.jit(
+    logits = None if state.labels is None else state.labels.logits
+    value, (by_pixels, by_step_size, by_logits) = jax.jit(
         jax.value_and_grad(
-            lambda p, a: explicit_loss(context, task, p, a), argnums=(0, 1)
+            lambda p, a, z: explicit_loss(context, task, p, a, z), argnums=(0, 1, 2)
         )
-    )(pixels, state.step_size)
+    )(pixels, state.step_size, logits)
     chex.assert_shape(result.gradient, pixels.shape)
     np.testing.assert_allclose(result.metrics["matching_loss"], value, rtol=1e-4)
     scale = np.abs(by_pixels).max()
@@ -201,21 +208,30 @@ def test_a_step_has_the_gradient_of_the_written_out_student(step):
     moved = (state.step_size - after.step_size) / 0.01
     np.testing.assert_allclose(moved, by_step_size, rtol=1e-3)
     assert result.metrics["start_epoch"] == 4
+    if logits is not None:
+        moved = (logits - after.labels.logits) / 0.5
+        np.testing.assert_allclose(
+            moved, by_logits, atol=1e-3 * np.abs(by_logits).max() + 1e-6
+        )
+        np.testing.assert_array_equal(moved[CLASSES], 0.0)
 
 
 def test_a_loss_above_the_limit_moves_nothing(step):
     _, task, pixels, state, result, _ = step
     limit = float(result.metrics["matching_loss"]) * 0.99
+    rate = 0.5 if state.labels else 0.0
     surrogate = trajectory_matching(
-        make_context(True, batch_syn=7, skip_loss_above=limit)
+        make_context(
+            True, batch_syn=7, skip_loss_above=limit, label_learning_rate=rate
+        )
     )
     skipped, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, task)
     np.testing.assert_array_equal(skipped.gradient, 0.0)
-    assert after.step_size == state.step_size
+    chex.assert_trees_all_equal(after, state)
     lost = task._replace(fed=task.fed._replace(start=task.fed.start * jnp.nan))
     skipped, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, lost)
     np.testing.assert_array_equal(skipped.gradient, 0.0)
-    assert after.step_size == state.step_size
+    chex.assert_trees_all_equal(after, state)
     assert skipped.metrics["matching_loss"] == np.float32(limit)
 
 
@@ -364,6 +380,10 @@ def test_experts_choose_the_beginning_and_the_shift(dataset, folder):
                 "regularizer": {"name": "anchor"},
             },
             "regularizer.name is 'anchor'.*must be 'none'",
+        ),
+        (
+            {"trajectory": {"label_learning_rate": 2.0}},
+            "label_learning_rate is 2.0 with matching.surrogate 'gradient'",
         ),
         (
             {"synthetic": {"frozen_share": 0.5, "init": "noise"}},

@@ -73,9 +73,9 @@ def test_loss_and_gradients_equal_those_of_a_plain_loop(problem, found):
         )
     )
     value, (by_images, by_step_size) = loss(images, jnp.float64(ALPHA))
-    assert found.images.dtype == jnp.float64
+    assert found.inputs.dtype == jnp.float64
     chex.assert_trees_all_close(found.loss, value, rtol=1e-12)
-    chex.assert_trees_all_close(found.images, by_images, rtol=1e-9, atol=1e-14)
+    chex.assert_trees_all_close(found.inputs, by_images, rtol=1e-9, atol=1e-14)
     chex.assert_trees_all_close(found.step_size, by_step_size, rtol=1e-9)
 
 
@@ -85,14 +85,14 @@ def test_gradients_equal_finite_differences(problem, found):
     direction = jnp.asarray(np.random.default_rng(1).normal(size=images.shape))
     h = 1e-6
     ahead, behind = (value(images + s * h * direction, ALPHA) for s in (1, -1))
-    slope = jnp.vdot(found.images, direction)
+    slope = jnp.vdot(found.inputs, direction)
     np.testing.assert_allclose((ahead - behind) / (2 * h), slope, rtol=1e-5)
     ahead, behind = (value(images, ALPHA + s * h) for s in (1, -1))
     np.testing.assert_allclose((ahead - behind) / (2 * h), found.step_size, rtol=1e-5)
 
 
 def test_images_that_no_batch_holds_have_no_gradient(found):
-    largest = jnp.abs(found.images).max((1, 2, 3))
+    largest = jnp.abs(found.inputs).max((1, 2, 3))
     np.testing.assert_array_equal(largest > 0, [True] * 6 + [False])
 
 
@@ -100,6 +100,64 @@ def test_a_student_that_does_not_move_has_loss_one(problem):
     _, start, target, _, _ = problem
     assert trajectory_loss(start, start, target) == 1.0
     assert trajectory_loss(target, start, target) == 0.0
+
+
+# --- images and labels ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def soft(problem):
+    """The same student, whose labels are the softmax of logits that are learned."""
+    _, start, target, images, rows = problem
+    network = create_network("convnet:width=3:depth=1", CLASSES, SHAPE, jnp.float64)
+    logits = jnp.asarray(2 * np.random.default_rng(2).normal(size=(7, CLASSES)))
+
+    def step_loss(params, batch, index):
+        images, logits = batch
+        scores, _ = network.apply({"params": params}, images + 0.1 * index, True)
+        losses = jax.nn.softmax(logits) * jax.nn.log_softmax(scores)
+        return -jnp.mean(jnp.sum(losses, 1))
+
+    run = jax.jit(lambda x, a: unroll(step_loss, start, target, a, x, rows))
+    return step_loss, (images, logits), run((images, logits), jnp.float64(ALPHA))
+
+
+def plain_soft_loop(step_loss, start, target, inputs, rows, step_size):
+    """MTT's equations on images and labels, as `plain_loop`."""
+    numbered = jnp.arange(len(inputs[0]))
+    of_rows = lambda params, chosen, index: step_loss(
+        params, (inputs[0][chosen], inputs[1][chosen]), index
+    )
+    return plain_loop(of_rows, start, target, numbered, rows, step_size)
+
+
+def test_label_gradients_equal_those_of_a_plain_loop(problem, soft):
+    _, start, target, _, rows = problem
+    step_loss, inputs, found = soft
+    loss = lambda x, a: plain_soft_loop(step_loss, start, target, x, rows, a)
+    value, (wanted, by_step_size) = jax.jit(jax.value_and_grad(loss, (0, 1)))(
+        inputs, jnp.float64(ALPHA)
+    )
+    assert found.inputs[1].dtype == jnp.float64
+    chex.assert_trees_all_close(found.loss, value, rtol=1e-12)
+    chex.assert_trees_all_close(found.inputs, wanted, rtol=1e-9, atol=1e-14)
+    chex.assert_trees_all_close(found.step_size, by_step_size, rtol=1e-9)
+    # A softmax does not change where all its logits rise alike.
+    np.testing.assert_allclose(found.inputs[1].sum(1), 0.0, atol=1e-15)
+    np.testing.assert_array_equal(found.inputs[1][6], 0.0)
+
+
+def test_label_gradients_equal_finite_differences(problem, soft):
+    _, start, target, _, rows = problem
+    step_loss, (images, logits), found = soft
+    value = jax.jit(
+        lambda z: plain_soft_loop(step_loss, start, target, (images, z), rows, ALPHA)
+    )
+    direction = jnp.asarray(np.random.default_rng(3).normal(size=logits.shape))
+    h = 1e-6
+    ahead, behind = value(logits + h * direction), value(logits - h * direction)
+    slope = jnp.vdot(found.inputs[1], direction)
+    np.testing.assert_allclose((ahead - behind) / (2 * h), slope, rtol=1e-5)
 
 
 @functools.cache

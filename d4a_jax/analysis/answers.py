@@ -51,6 +51,8 @@ class TrainingSet:
       count: how many of them are the prefix.
       augmented: whether the recipe augments and mixes images.
       digest: identifies images and labels.
+      label_logits: float16 `[capacity * factor ** 2, classes]`, logits of labels that
+        were learned, in the order of formed images; None where labels are hard.
     """
 
     label: str
@@ -64,6 +66,7 @@ class TrainingSet:
     count: int
     augmented: bool
     digest: str
+    label_logits: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -101,7 +104,12 @@ def prefixes(
     # A stable order, so that every prefix is the beginning of the arrays.
     order = np.argsort(distilled.segments, kind="stable")
     images, labels = distilled.images[order], distilled.labels[order]
-    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    content, logits = images.tobytes() + labels.tobytes(), distilled.label_logits
+    if logits is not None:
+        by_tile = logits.reshape(-1, len(order), distilled.num_classes)
+        logits = by_tile[:, order].reshape(logits.shape)
+        content += logits.tobytes()
+    digest = hashlib.sha256(content).hexdigest()
     stages = distilled.num_segments
     for stage in range(1, stages + 1):
         count = int((distilled.segments < stage).sum())
@@ -117,6 +125,7 @@ def prefixes(
             count,
             augmented=True,
             digest=digest,
+            label_logits=logits,
         )
 
 
@@ -210,7 +219,11 @@ class Examiner:
         curve = []
         variables = ensemble.fit(
             jax.random.key(self.seed),
-            TrainingImages(training_set.images, training_set.labels),
+            TrainingImages(
+                training_set.images,
+                training_set.labels,
+                label_logits=training_set.label_logits,
+            ),
             everything(count, capacity, self.recipe.repeats),
             steps,
             progress,

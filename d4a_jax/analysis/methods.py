@@ -66,7 +66,7 @@ def load_method(label: str, path: str | Path, dataset: Dataset) -> Method:
       dataset: what it was distilled from.
 
     Raises:
-      ValueError: it was distilled from other data, or has soft labels.
+      ValueError: it was distilled from other data, or has a teacher's soft labels.
     """
     path = distilled_directory(path)
     distilled = load_distilled(path)
@@ -78,7 +78,8 @@ def load_method(label: str, path: str | Path, dataset: Dataset) -> Method:
         )
     if distilled.soft_logits is not None:
         raise ValueError(
-            f"{path} has soft labels; a study compares sets with hard labels only."
+            f"{path} has soft labels of a teacher, which a study cannot train on; it "
+            "compares sets with hard or learned labels."
         )
     count = len(dataset.train_labels)
     masks = forgetting.load_masks(path.parent / "filter", distilled.num_segments, count)

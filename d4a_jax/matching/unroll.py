@@ -1,7 +1,8 @@
 """A student unrolled over many SGD steps, and what moves its end towards a target.
 
-The student starts at theta_0 and takes N steps of plain SGD on batches x_i of the
-synthetic images (MTT, Cazenavette et al. 2022, eq. 3 and 4):
+The student starts at theta_0 and takes N steps of plain SGD on batches x_i of what is
+learned: the synthetic images (MTT, Cazenavette et al. 2022, eq. 3 and 4), or these and
+their labels (DATM, Guo et al. 2024):
 
     theta_{i+1} = theta_i - alpha g_i,    g_i = d l_i(theta_i; x_i) / d theta
     L = |theta_N - target|^2 / |theta_0 - target|^2
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-StepLoss = Callable[[Any, jax.Array, jax.Array], jax.Array]
+StepLoss = Callable[[Any, Any, jax.Array], jax.Array]
 
 
 class Unrolled(NamedTuple):
@@ -36,12 +37,12 @@ class Unrolled(NamedTuple):
 
     Attributes:
       loss: L, 1 for a student that stays where it starts.
-      images: dL / d images, `[s, h, w, c]`.
+      inputs: dL / d inputs, a tree of arrays `[s, ...]`.
       step_size: dL / d alpha.
     """
 
     loss: jax.Array
-    images: jax.Array
+    inputs: Any
     step_size: jax.Array
 
 
@@ -56,46 +57,53 @@ def unroll(
     start: Any,
     target: Any,
     step_size: jax.Array,
-    images: jax.Array,
+    inputs: Any,
     rows: jax.Array,
 ) -> Unrolled:
     """Trains a student from `start` and differentiates its distance to `target`.
 
     Args:
-      step_loss: training loss l_i of (parameters, batch `[b, h, w, c]`, i).
+      step_loss: training loss l_i of (parameters, batch, i); a batch is a tree like
+        `inputs` of arrays `[b, ...]`.
       start: parameter tree theta_0.
       target: parameter tree that the student should reach.
       step_size: alpha.
-      images: `[s, h, w, c]`, all that the student may see.
-      rows: int32 `[N, b]`, which images are in the batch of each step.
+      inputs: tree of arrays `[s, ...]`, such as the images `[s, h, w, c]`: all that the
+        student may see.
+      rows: int32 `[N, b]`, which rows of them are in the batch of each step.
 
     Returns:
       The loss and its gradients, exact up to rounding.
     """
     steps = jnp.arange(len(rows))
+    batch_of = lambda chosen: jax.tree.map(lambda array: array[chosen], inputs)
 
     def forward(params, step):
         index, chosen = step
-        gradient = jax.grad(step_loss)(params, images[chosen], index)
+        gradient = jax.grad(step_loss)(params, batch_of(chosen), index)
         return optax.tree.add_scale(params, -step_size, gradient), params
 
     def backward(carry, step):
-        adjoint, by_images, by_step_size = carry
+        adjoint, by_inputs, by_step_size = carry
         index, chosen, params = step
-        batch = images[chosen]
+        batch = batch_of(chosen)
         first_order = jax.grad(step_loss, argnums=(0, 1))
         (gradient, _), (curvature, mixed) = jax.jvp(
             lambda p: first_order(p, batch, index), (params,), (adjoint,)
         )
-        by_images = by_images.at[chosen].add(-step_size * mixed)
+        by_inputs = jax.tree.map(
+            lambda total, part: total.at[chosen].add(-step_size * part),
+            by_inputs,
+            mixed,
+        )
         by_step_size = by_step_size - optax.tree.vdot(gradient, adjoint)
         adjoint = optax.tree.add_scale(adjoint, -step_size, curvature)
-        return (adjoint, by_images, by_step_size), None
+        return (adjoint, by_inputs, by_step_size), None
 
     end, visited = lax.scan(forward, start, (steps, rows))
     loss, adjoint = jax.value_and_grad(trajectory_loss)(end, start, target)
-    carry = (adjoint, jnp.zeros_like(images), jnp.zeros_like(loss))
-    (_, by_images, by_step_size), _ = lax.scan(
+    carry = (adjoint, optax.tree.zeros_like(inputs), jnp.zeros_like(loss))
+    (_, by_inputs, by_step_size), _ = lax.scan(
         backward, carry, (steps, rows, visited), reverse=True
     )
-    return Unrolled(loss, by_images, by_step_size)
+    return Unrolled(loss, by_inputs, by_step_size)

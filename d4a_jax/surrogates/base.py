@@ -27,6 +27,8 @@ class Task(NamedTuple):
       epoch_shift: int32 scalar, by how many epochs experts learn the kept images later
         than all of them; zero where no surrogate asks for it.
       fed: what the surrogate's `feed` has for the step at hand.
+      previous_logits: float16 `[C, p, factor**2, classes]`, label logits that earlier
+        segments learned, frozen as `previous` is; None where labels are hard.
     """
 
     data: RealData
@@ -36,6 +38,7 @@ class Task(NamedTuple):
     beginning: Pool | None = None
     epoch_shift: jax.Array | int = 0
     fed: Any = None
+    previous_logits: jax.Array | None = None
 
 
 class StepResult(NamedTuple):
@@ -43,6 +46,25 @@ class StepResult(NamedTuple):
 
     gradient: jax.Array
     metrics: dict[str, jax.Array]
+
+
+class LabelLearning(NamedTuple):
+    """How a surrogate learns soft labels together with the pixels.
+
+    Every image that is formed from a stored one has label logits of its own.
+
+    Attributes:
+      shape: of the logits of a stored image, `(factor**2, classes)`.
+      first: (pixels, task) -> float32 `[C, n, *shape]`, the logits to begin with; not
+        in a compiled program, before the first step of a segment.
+      put: (state, logits) -> the surrogate's state, in which these begin to be learned.
+      get: the logits in a state.
+    """
+
+    shape: tuple[int, int]
+    first: Callable[[jax.Array, Task], jax.Array]
+    put: Callable[[Any, jax.Array], Any]
+    get: Callable[[Any], jax.Array]
 
 
 class Surrogate(NamedTuple):
@@ -60,6 +82,7 @@ class Surrogate(NamedTuple):
       reads: (key, step, task) -> tree of rows on the host `[..., k]` that `update`
         reads together in a step, where the images are left there (see `streaming`);
         they are then read ahead. None reads nothing ahead.
+      labels: how it learns soft labels; None where labels are hard.
     """
 
     init: Callable[[jax.Array, Task], Any]
@@ -68,6 +91,7 @@ class Surrogate(NamedTuple):
     ]
     feed: Callable[[jax.Array, int, int, Task], Any] | None = None
     reads: Callable[[jax.Array, jax.Array, Task], Any] | None = None
+    labels: LabelLearning | None = None
 
 
 class SurrogateContext(NamedTuple):

@@ -17,9 +17,10 @@ matching.
 The epoch is drawn from `min_start_epoch` <= t < T+. DATM (Guo et al. 2024) chooses both
 ends by the images per class and lets T+ grow from `first_max_start_epoch` to
 `max_start_epoch` within `expansion_steps` steps; a step whose loss exceeds
-`skip_loss_above` moves nothing (but the momentum of the steps before it). DATM's soft
-labels, and the flatter minima of its experts (FTD), are not there: labels are hard and
-experts are MTT's.
+`skip_loss_above` moves nothing (but the momentum of the steps before it). With a
+`label_learning_rate` labels are learned with the images, as DATM's are (see
+`label_learning`). The flatter minima of its experts (FTD) are not there: experts are
+MTT's.
 
 D4A in segments S_1 ... S_K:
 
@@ -42,15 +43,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from d4a_jax import rng
-from d4a_jax.augment import siamese_augment
 from d4a_jax.config import TrajectoryConfig
-from d4a_jax.formation import form_tiles
 from d4a_jax.matching import unroll
-from d4a_jax.parallel import split_batch
-from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext, Task
+from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext
+from d4a_jax.surrogates.label_learning import (
+    LearnedLabels,
+    label_learning,
+    move_labels,
+)
+from d4a_jax.surrogates.student import draw_batches, student_loss
 from d4a_jax.trajectories import flattening
 
 # As in MTT. A step size below zero would climb the loss: it stays above this share of
@@ -60,10 +63,17 @@ _LEAST_STEP_SIZE = 0.01
 
 
 class TrajectoryState(NamedTuple):
-    """The step size alpha, float32 scalar, and the state of its optimizer."""
+    """What is learned besides the images.
+
+    Attributes:
+      step_size: alpha, float32 scalar.
+      opt_state: of its optimizer.
+      labels: soft labels; None where labels are hard.
+    """
 
     step_size: jax.Array
     opt_state: optax.OptState
+    labels: LearnedLabels | None = None
 
 
 class ExpertPair(NamedTuple):
@@ -87,34 +97,39 @@ def trajectory_matching(context: SurrogateContext) -> Surrogate:
 
     def update(key, step, state, pixels, task):
         start, target = unflatten(task.fed.start), unflatten(task.fed.target)
-        student = draw_batches(rng.stream(key, "student", step), context, pixels, task)
+        logits = None if state.labels is None else state.labels.logits
+        batches_key = rng.stream(key, "student", step)
+        student = draw_batches(batches_key, context, pixels, task, logits)
         result = unroll(
-            lambda params, images, index: student_loss(
-                context, start | {"params": params}, student, images, index
+            lambda params, batch, index: student_loss(
+                context, start | {"params": params}, student, batch, index
             ),
             start["params"],
             target["params"],
             state.step_size,
-            student.images,
+            student.inputs,
             student.rows,
         )
         counts = result.loss <= (settings.skip_loss_above or jnp.inf)
-        gradient = result.images.reshape(len(pixels), -1, *pixels.shape[2:])
-        gradient = gradient[:, -pixels.shape[1] :]
-        by_pixels = jnp.where(counts, gradient, 0.0)
+        by_inputs, by_step_size = jax.tree.map(
+            lambda gradient: jnp.where(counts, gradient, 0.0),
+            (_of_segment(result.inputs, pixels.shape), result.step_size),
+        )
         figures = {
             "matching_loss": _recorded(result.loss, settings),
             "step_size": state.step_size,
             "start_epoch": task.fed.epoch.astype(jnp.float32),
         }
-        by_step_size = jnp.where(counts, result.step_size, 0.0)
-        return StepResult(by_pixels, figures), move_step_size(state, by_step_size)
+        labels = move_labels(settings, state.labels, by_inputs.logits)
+        step_size, opt_state = move_step_size(state, by_step_size)
+        state = TrajectoryState(step_size, opt_state, labels)
+        return StepResult(by_inputs.images, figures), state
 
     def move_step_size(state, gradient):
         updates, opt_state = optimizer.update(gradient, state.opt_state)
         moved = optax.apply_updates(state.step_size, updates)
         least = _LEAST_STEP_SIZE * settings.step_size
-        return TrajectoryState(jnp.maximum(moved, least), opt_state)
+        return jnp.maximum(moved, least), opt_state
 
     def feed(key, first, steps, task):
         numbers = first + np.arange(steps)
@@ -122,7 +137,7 @@ def trajectory_matching(context: SurrogateContext) -> Surrogate:
         pairs = context.experts().pairs(experts, epochs, settings.expert_epochs)
         return ExpertPair(*pairs, epochs)
 
-    return Surrogate(init, update, feed)
+    return Surrogate(init, update, feed, labels=label_learning(context))
 
 
 def draw_starts(
@@ -171,102 +186,11 @@ def window(
     return low + shift, high + shift
 
 
-class StudentBatches(NamedTuple):
-    """What a student trains on.
-
-    Attributes:
-      images: float32 `[s, h, w, c]`, stored images of all classes and segments.
-      labels: int32 `[s]`.
-      rows: int32 `[N, b]`, which images are in the batch of each step.
-      tiles: int32 `[N, b]`, which of its tiles is formed.
-      weights: float32 `[N, b]`, zero for what fills up a batch.
-      keys: typed keys `[N]`, of the augmentation.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    rows: jax.Array
-    tiles: jax.Array
-    weights: jax.Array
-    keys: jax.Array
-
-
-def draw_batches(
-    key: jax.Array, context: SurrogateContext, pixels: jax.Array, task: Task
-) -> StudentBatches:
-    """The union of all segments so far, and the batches of a student's steps.
-
-    Every image is seen once before any is seen again; the last batch of such a pass
-    may be smaller.
-    """
-    settings, tiles = context.config.trajectory, context.config.synthetic.factor**2
-    images, filled = _union(context, pixels, task)
-    places = filled.shape[1]
-    # Nothing here may depend on how many classes only fill up the devices.
-    everything = context.network.num_classes * places * tiles
-    size = min(settings.batch_syn or everything, everything)
-    count = jnp.sum(filled) * tiles
-    per_pass = -(-count // size)
-
-    def of_step(step):
-        order = _order(rng.stream(key, "order", step // per_pass), task, filled, tiles)
-        positions = step % per_pass * size + jnp.arange(size)
-        drawn = order[positions % count]
-        return drawn // tiles, drawn % tiles, positions < count
-
-    steps = jnp.arange(settings.student_steps)
-    rows, tile, own = lax.map(of_step, steps)
-    return StudentBatches(
-        images.reshape(-1, *images.shape[2:]),
-        jnp.repeat(task.data.labels, places),
-        rows,
-        tile,
-        own.astype(jnp.float32),
-        jax.vmap(lambda step: rng.stream(key, "augment", step))(steps),
-    )
-
-
-def _order(key, task, filled, tiles):
-    """Formed images of all classes in random order, those of filled places first."""
-    shape = (filled.shape[1], tiles)
-    draw = lambda label: jax.random.uniform(jax.random.fold_in(key, label), shape)
-    priority = jax.vmap(draw)(task.data.labels)
-    priority = jnp.where(filled[..., None], priority, 2.0)
-    return jnp.argsort(priority.ravel()).astype(jnp.int32)
-
-
-def _union(context, pixels, task):
-    """Images `[C, p + n, h, w, c]` of all segments so far, and which places count."""
-    real = task.data.counts > 0
-    if not context.has_previous:
-        return pixels, jnp.broadcast_to(real[:, None], pixels.shape[:2])
-    places = task.previous.shape[1]
-    images = jnp.concatenate([_as_float(task.previous), pixels], axis=1)
-    number = jnp.arange(images.shape[1])
-    filled = (number < task.num_previous) | (number >= places)
-    return images, real[:, None] & filled
-
-
-def _as_float(stored):
-    return stored.astype(jnp.float32) / 255.0
-
-
-def student_loss(context, variables, student, images, index):
-    """Mean cross-entropy of the batch of a student's step, its images augmented."""
-    factor = context.config.synthetic.factor
-    formed = form_tiles(images, student.tiles[index], factor)
-    augmented = siamese_augment(
-        student.keys[index],
-        context.normalize(formed),
-        context.config.matching.augmentation,
-        shared=False,
-    )
-    augmented = split_batch(context.layout, augmented)
-    logits, _ = context.network.apply(variables, augmented, True)
-    labels = student.labels[student.rows[index]]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    weights = student.weights[index]
-    return jnp.sum(losses * weights) / jnp.sum(weights)
+def _of_segment(gradients, shape):
+    """What belongs to the segment `[C, n, ...]` of gradients `[C (p + n), ...]`."""
+    classes, size = shape[:2]
+    own = lambda x: x.reshape(classes, -1, *x.shape[1:])[:, -size:]
+    return jax.tree.map(own, gradients)
 
 
 def _recorded(loss, settings):

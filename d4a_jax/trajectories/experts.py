@@ -7,7 +7,7 @@ store that was interrupted, damaged or is to grow is completed by the missing on
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,9 +64,15 @@ class Experts(NamedTuple):
 
     def trajectory(self, expert: int) -> dict:
         """Variables of an expert after every epoch, stacked `[1 + epochs, ...]`."""
+        return self._variables((expert, t) for t in range(1 + self.store.epochs))
+
+    def last(self, experts: Iterable[int]) -> dict:
+        """Variables of experts after their last epoch, stacked `[E, ...]`."""
+        return self._variables((expert, self.store.epochs) for expert in experts)
+
+    def _variables(self, places):
         _, unflatten = flattening(self.ensemble.network)
-        flat = [self.store.read(expert, t) for t in range(1 + self.store.epochs)]
-        return jax.vmap(unflatten)(np.stack(flat))
+        return jax.vmap(unflatten)(np.stack([self.store.read(*at) for at in places]))
 
 
 def flattening(network: Network) -> tuple[int, Callable[[jax.Array], dict]]:

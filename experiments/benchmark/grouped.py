@@ -6,18 +6,18 @@ from collections.abc import Iterator
 import jax
 from jax import lax
 
-from d4a_jax import batched_conv
+from d4a_jax.convolution import batched
 
 
 @contextlib.contextmanager
 def grouped_convolutions() -> Iterator[None]:
-    """Programs traced meanwhile get grouped convolutions for `batched_conv`'s."""
-    own = batched_conv.forward, batched_conv.input_gradient
-    batched_conv.forward, batched_conv.input_gradient = _forward, _input_gradient
+    """Programs traced meanwhile get grouped convolutions for `convolution.batched`'s."""
+    own = batched.forward, batched.input_gradient
+    batched.forward, batched.input_gradient = _forward, _input_gradient
     try:
         yield
     finally:
-        batched_conv.forward, batched_conv.input_gradient = own
+        batched.forward, batched.input_gradient = own
 
 
 def _forward(images, kernels, stride, padding):

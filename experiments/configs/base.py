@@ -20,7 +20,8 @@ Sources of the defaults, by section:
     trajectory          published (MTT): 100 experts of 50 epochs, SGD 0.01 without
                         momentum, batch 256; students of 30 steps on all images, two
                         expert epochs ahead, start epochs below 20, step size 0.01
-                        learned at 1e-5
+                        learned at 1e-5; hard labels, and DATM's momentum of 0.9 where
+                        they are learned
     network_training    published (IDC): 2000 images between steps, SGD 0.01, momentum
                         0.9, weight decay 5e-4, batch 64, CutMix 0.5
     filter              ours: three networks vote by their mean softmax; at least

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from d4a_jax import batched_conv, matching
+from d4a_jax import matching
+from d4a_jax.convolution import conv2d
+from d4a_jax.convolution.batched import shifted
 from d4a_jax.networks import create_network
-from d4a_jax.ops import conv2d
 from experiments.benchmark.grouped import grouped_convolutions
 
 # (height, width, channels in, channels out, kernel, stride, padding). Few and many
@@ -229,9 +230,9 @@ def test_grouped_convolutions_of_the_benchmark_give_the_same(case):
 
 def test_shifted_by_hand():
     row = jnp.arange(1.0, 5.0).reshape(1, 4, 1)
-    parts = batched_conv.shifted(row, (1, 3), (1, 2), 2, (0, 1))
+    parts = shifted(row, (1, 3), (1, 2), 2, (0, 1))
     np.testing.assert_array_equal(
         [part.ravel() for part in parts], [[0, 2], [1, 3], [2, 4]]
     )
-    (middle,) = batched_conv.shifted(row, (1, 1), (1, 2), 1, (0, -1))
+    (middle,) = shifted(row, (1, 1), (1, 2), 1, (0, -1))
     np.testing.assert_array_equal(middle.ravel(), [2, 3])

@@ -60,8 +60,8 @@ def forward(
     Args:
       images: `[b, n, h, w, c_in]`.
       kernels: `[b, kh, kw, c_in, c_out]`.
-      stride: as in `ops.conv2d`.
-      padding: as in `ops.conv2d`.
+      stride: as in `conv2d`.
+      padding: as in `conv2d`.
 
     Returns:
       `[b, n, h', w', c_out]`.
@@ -102,8 +102,8 @@ def input_gradient(
       cotangents: `[b, n, h', w', c_out]`.
       kernels: `[b, kh, kw, c_in, c_out]`.
       sides: h and w of the images.
-      stride: as in `ops.conv2d`.
-      padding: as in `ops.conv2d`.
+      stride: as in `conv2d`.
+      padding: as in `conv2d`.
 
     Returns:
       `[b, n, h, w, c_in]`.

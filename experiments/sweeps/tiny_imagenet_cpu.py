@@ -1,0 +1,27 @@
+"""Twenty classes of Tiny-ImageNet at a size that two CPU cores carry.
+
+The first 20 of the 200 classes, 32 x 32 pixels, ConvNet of width 32 and depth 3, 20
+images per class in all, factor 2, 32 real images per class and step, a fresh network
+every 25 steps, trained on 256 real images between steps. IDC and D4A take the same
+total number of matching steps.
+"""
+
+from experiments.sweeps.ablation import ablation
+
+BASE = {
+    "data": {"name": "tiny_imagenet", "size": 32, "classes": 20},
+    "network": "convnet:depth=3:width=32",
+    "synthetic": {"images_per_class": 20, "factor": 2},
+    "matching": {
+        "batch_real": 32,
+        "learning_rate": 0.02,
+        "outer_iterations": 16,
+        "inner_iterations": 25,
+    },
+    "network_training": {"images_per_step": 256},
+    "filter": {"networks": 3, "min_per_class": 32},
+    "difficulty": {"folds": 2, "networks": 1, "epochs": 20},
+    "evaluation": {"repeats": 3, "prefix_repeats": 3, "max_steps": 800},
+}
+
+ROWS = ablation(BASE)
