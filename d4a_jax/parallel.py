@@ -215,6 +215,8 @@ def map_items(
     def on_device(shared, items):
         count = len(jax.tree.leaves(items)[0])
         one = lambda index: function(shared, items, index)
+        if count == 1:  # Without a batch axis, which would change the convolutions.
+            return jax.tree.map(lambda x: x[None], one(jnp.int32(0)))
         indices = jnp.arange(count)
         if layout.chunk == 0 or layout.chunk >= count:
             return jax.vmap(one)(indices)

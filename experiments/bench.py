@@ -13,6 +13,10 @@ On a CPU two classes and 256 real images of each are measured; `--classes` chang
 `--against=PATH` takes a checkout of the official IDC code
 (github.com/snu-mllab/Efficient-Dataset-Condensation) and times its functions on the
 same images and weights, in turns with this library's.
+
+`--grouped` also measures the matching step with the grouped convolutions that
+`jax.vmap` makes of kernels of their own. It differs from the library's where classes
+are batched: on accelerators, or with `--class_chunk=2` and more.
 """
 
 import dataclasses
@@ -47,6 +51,7 @@ _MINUTES = flags.DEFINE_float("budget_minutes", 8.0, "Time for everything.", 0.0
 _DTYPE = flags.DEFINE_enum(
     "compute_dtype", "float32", ["float32", "bfloat16"], "Inside the networks."
 )
+_GROUPED = flags.DEFINE_bool("grouped", False, "Also with grouped convolutions.")
 _CHUNK = flags.DEFINE_integer("class_chunk", 0, "Classes at once; 0 lets it choose.", 0)
 
 
@@ -59,6 +64,7 @@ class Options:
     compute_dtype: str = "float32"
     class_chunk: int = 0
     against: str | None = None
+    grouped: bool = False
 
 
 @dataclasses.dataclass
@@ -105,7 +111,9 @@ def measure_case(
     until = deadline
     if options.against:
         until -= (deadline - time.perf_counter()) / 2
-    result.rows, result.speeds, calls = bench.measure(subject.pieces(), until)
+    result.rows, result.speeds, calls = bench.measure(
+        subject.pieces(options.grouped), until
+    )
     if options.against:
         result.comparisons, result.gradient_difference = versus.compare(
             options.against, subject, result.rows, calls, options.repeats, deadline
@@ -237,7 +245,7 @@ def _options() -> Options:
     if _CLASSES.value:
         scale = scale._replace(classes=_CLASSES.value)
     values = (scale, _REPEATS.value, _DTYPE.value, _CHUNK.value, _AGAINST.value)
-    return Options(*values)
+    return Options(*values, grouped=_GROUPED.value)
 
 
 def _check_output() -> None:

@@ -118,12 +118,10 @@ def pixel_gradient(
     def training_loss(matched, x):
         return loss(layers.merge(params, matched), x)
 
-    matched = layers.split(params)
-    gradient = jax.grad(training_loss)(matched, images)
+    def by_images(matched):
+        gradient, of_images = jax.grad(training_loss, (0, 1))(matched, images)
+        return of_images, gradient
+
+    _, along, gradient = jax.linearize(by_images, layers.split(params), has_aux=True)
     value, direction = jax.value_and_grad(objective)(gradient)
-    _, tangent = jax.jvp(
-        lambda m: jax.grad(training_loss, argnums=1)(m, images),
-        (matched,),
-        (direction,),
-    )
-    return value, tangent
+    return value, along(direction)

@@ -115,6 +115,25 @@ def _convolution_flops(equation: JaxprEqn) -> int:
     return 2 * equation.outvars[0].aval.size * taps // skipped
 
 
+def _conv2d_flops(equation: JaxprEqn) -> int:
+    """Of `d4a_jax.convolution.conv2d`."""
+    kernel = equation.invars[1].aval.shape
+    return 2 * equation.outvars[0].aval.size * math.prod(kernel[:3])
+
+
+def _input_gradient_flops(equation: JaxprEqn) -> int:
+    """Of its input gradient, which sums over the other channels."""
+    kernel, stride = equation.invars[1].aval.shape, equation.params["stride"]
+    taps = math.prod(kernel[:2]) * kernel[3]
+    return 2 * equation.outvars[0].aval.size * taps // stride**2
+
+
+def _kernel_gradient_flops(equation: JaxprEqn) -> int:
+    """Of its kernel gradient, which sums over images and places."""
+    places = math.prod(equation.invars[1].aval.shape[:3])
+    return 2 * equation.outvars[0].aval.size * places
+
+
 def _product_flops(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
@@ -123,6 +142,9 @@ def _product_flops(equation: JaxprEqn) -> int:
 
 
 _FLOPS = {
+    "conv2d": _conv2d_flops,
+    "conv2d_input_gradient": _input_gradient_flops,
+    "conv2d_kernel_gradient": _kernel_gradient_flops,
     "conv_general_dilated": _convolution_flops,
     "dot_general": _product_flops,
 }

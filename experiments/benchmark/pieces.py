@@ -17,6 +17,7 @@ from d4a_jax.run_state import first_state, segment_key, segment_task
 from d4a_jax.segments import finish
 from experiments.benchmark import flops
 from experiments.benchmark.cases import Case, random_images
+from experiments.benchmark.grouped import grouped_convolutions
 
 # Step 0 also makes a new network; the steps of a network are counted from there.
 _FIRST_STEP = 1
@@ -66,13 +67,19 @@ class Subject:
         self.task = segment_task(self.run, state)
         self.segment = jax.block_until_ready(state.segment)
 
-    def pieces(self) -> list[Piece]:
-        """What is measured, in the order of the table."""
+    def pieces(self, grouped: bool = False) -> list[Piece]:
+        """What is measured, in the order of the table.
+
+        Args:
+          grouped: also the matching step with grouped convolutions.
+        """
         config = self.run.config
         batch = config.evaluation.batch_size * config.evaluation.repeats
         real = self.case.classes * self.case.real_per_class
+        compared = [Piece("matching, grouped", "step", self._trace_grouped)]
         return [
             Piece("matching", "step", self._trace_matching),
+            *(compared if grouped else ()),
             Piece("iteration", "step", self._trace_iteration),
             Piece("filter", "pass", self._trace_filter, real, can_repeat=False),
             Piece("evaluation", "step", self._trace_evaluation, batch),
@@ -88,6 +95,10 @@ class Subject:
         config = dataclasses.replace(config, network_training=training)
         run = prepare(config, self.run.dataset, self.run.journal, None)
         return self._trace_steps(run, turns)
+
+    def _trace_grouped(self, turns: int) -> Program:
+        with grouped_convolutions():
+            return self._trace_matching(turns)
 
     def _trace_steps(self, run: Run, turns: int) -> Program:
         _, advance = run.programs(run.config.segment_sizes[0], False)

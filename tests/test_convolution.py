@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from d4a_jax.ops import conv2d
+from d4a_jax.convolution import conv2d, forms
 
 # (height, width, channels in, channels out, kernel, stride, padding). They take both
 # forms of the kernel gradient, strides that leave a remainder, and more padding than
@@ -76,6 +76,32 @@ def test_conv_and_derivatives_equal_xlas(case):
                 value,
                 wanted[name],
             )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("chunk_bytes", [forms._CHUNK_BYTES, 500])
+def test_forms_for_cpus_equal_those_for_accelerators(case, chunk_bytes, monkeypatch):
+    """Also where images are worked on in several chunks, the last one filled up."""
+    monkeypatch.setattr(forms, "_CHUNK_BYTES", chunk_bytes)
+    *_, k, stride, padding = case
+    steps = {"stride": stride, "padding": padding}
+    with jax.enable_x64(True):
+        images, kernel = _arrays(case)
+        images = jnp.asarray(np.concatenate([images, images[:1] + 1.0]))
+        cotangent = jnp.cos(forms.forward(images, kernel, **steps))
+        pairs = [
+            (
+                form(images, cotangent, size=(k, k), **steps)
+                for form in (forms.kernel_gradient, forms.kernel_gradient_on_cpu)
+            ),
+            (
+                form(cotangent, kernel, sides=images.shape[1:3], **steps)
+                for form in (forms.input_gradient, forms.input_gradient_on_cpu)
+            ),
+        ]
+        for accelerator, cpu in pairs:
+            assert accelerator.dtype == cpu.dtype == jnp.float64
+            np.testing.assert_allclose(cpu, accelerator, rtol=1e-9, atol=1e-10)
 
 
 def test_value_by_hand():
