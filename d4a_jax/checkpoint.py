@@ -181,7 +181,7 @@ class CheckpointStore:
         stored = jax.tree_util.tree_map_with_path(
             lambda path, leaf: _as_stored(leaf, leaves[keystr(path)]["shape"]), wanted
         )
-        with ocp.Context(multiprocessing_options=_by_itself()):
+        with _by_itself():
             state = ocp.load(self._directory / str(step), stored)
         # Orbax restores NumPy leaves in whatever shape it finds.
         _check_shapes(state, stored)
@@ -211,13 +211,15 @@ class _NewestMilestone:
         return [step == newest for step in steps]
 
 
-def _by_itself() -> ocp.options.MultiprocessingOptions:
+def _by_itself() -> ocp.Context:
     """Lets a process read without orbax's barriers.
 
     Where one fails to read, it never comes to them, and the others wait for minutes.
     """
-    me = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    context, me = ocp.Context(), jax.process_index()
+    context.multiprocessing_options.primary_host = me
+    context.multiprocessing_options.active_processes = {me}
+    return context
 
 
 def _check_shapes(state: Any, abstract: Any) -> None:
