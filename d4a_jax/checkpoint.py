@@ -108,11 +108,11 @@ class CheckpointStore:
             self._failed = True
             _raise_if_lost(error)
             full = full_disk(error)
+            advice = "free the disk" if full else "mend that"
             raise CheckpointError(
                 f"Checkpoint {step} could not be written to {self._directory} "
-                f"({full or reason(error)}); {'free the disk' if full else 'mend that'} "
-                "and give the same command again: it continues from the last "
-                "checkpoint."
+                f"({full or reason(error)}); {advice} and give the same command again: "
+                "it continues from the last checkpoint."
             ) from error
         if not saved:
             raise CheckpointError(

@@ -23,7 +23,7 @@ def unraisable(error, trace, thing=None):
 
 
 def wake_closed_loop(native=True):
-    """An unraisable error as of native code, or of a Python function, which wakes it."""
+    """An unraisable error, as of native code or of a Python function."""
     loop = asyncio.new_event_loop()
     loop.close()
     try:
