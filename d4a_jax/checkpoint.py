@@ -10,9 +10,7 @@ damaged for all where it is for one. It can be read with other devices than it w
 written with.
 """
 
-import gc
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,12 @@ from d4a_jax import fileio
 from d4a_jax.log import logger
 from d4a_jax.parallel import to_host
 from d4a_jax.processes import any_of, by_main, is_main, loss_of, of_main
+from d4a_jax.storage_errors import (
+    drop_unfinished_reads,
+    full_disk,
+    reason,
+    stragglers_held,
+)
 
 _POLICIES = ocp.training.preservation_policies
 _ASIDE = "damaged"
@@ -95,16 +99,19 @@ class CheckpointStore:
             }
             for other in later:
                 self._orbax.delete(other)
-            saved = self._orbax.save(
-                step, state, overwrite=True, custom_metadata=metadata
-            )
+            with stragglers_held(lambda error: bool(full_disk(error))):
+                saved = self._orbax.save(
+                    step, state, overwrite=True, custom_metadata=metadata
+                )
         except Exception as error:
             # A full disk surfaces as nearly any exception of the storage layers.
             self._failed = True
             _raise_if_lost(error)
+            full = full_disk(error)
+            advice = "free the disk" if full else "mend that"
             raise CheckpointError(
                 f"Checkpoint {step} could not be written to {self._directory} "
-                f"({_reason(error)}); free the disk and give the same command again: "
+                f"({full or reason(error)}); {advice} and give the same command again: "
                 "it continues from the last checkpoint."
             ) from error
         if not saved:
@@ -136,9 +143,9 @@ class CheckpointStore:
             except Exception as error:  # pylint: disable=broad-except
                 # Damage surfaces as nearly any exception of the storage layers.
                 _raise_if_lost(error)
-                reason = _reason(error)
-            _drop_unfinished_reads()
-            self._put_aside(step, reason)
+                problem = reason(error)
+            drop_unfinished_reads()
+            self._put_aside(step, problem)
         return None
 
     def _steps(self) -> list[int]:
@@ -150,7 +157,8 @@ class CheckpointStore:
         """State and record; raises in all processes what is wrong in one of them."""
         loaded, problem = None, None
         try:
-            loaded = self._load(step, abstract_state)
+            with stragglers_held():
+                loaded = self._load(step, abstract_state)
         except Exception as error:  # pylint: disable=broad-except
             _raise_if_lost(error)
             problem = error
@@ -173,17 +181,18 @@ class CheckpointStore:
         stored = jax.tree_util.tree_map_with_path(
             lambda path, leaf: _as_stored(leaf, leaves[keystr(path)]["shape"]), wanted
         )
-        state = self._orbax.load(step, stored)
+        with _by_itself():
+            state = ocp.load(self._directory / str(step), stored)
         # Orbax restores NumPy leaves in whatever shape it finds.
         _check_shapes(state, stored)
         return state, wanted, record, leaves
 
-    def _put_aside(self, step: int, reason: str) -> None:
+    def _put_aside(self, step: int, problem: str) -> None:
         """Moves a checkpoint where it neither counts as one nor hides another."""
         source = self._directory / str(step)
         if is_main():
             logger.warning(
-                "Checkpoint %s is damaged and is left out (%s).", source, reason
+                "Checkpoint %s is damaged and is left out (%s).", source, problem
             )
         by_main(lambda: fileio.put_aside(source, self._directory / _ASIDE))
         self._orbax.reload()
@@ -202,6 +211,17 @@ class _NewestMilestone:
         return [step == newest for step in steps]
 
 
+def _by_itself() -> ocp.Context:
+    """Lets a process read without orbax's barriers.
+
+    Where one fails to read, it never comes to them, and the others wait for minutes.
+    """
+    context, me = ocp.Context(), jax.process_index()
+    context.multiprocessing_options.primary_host = me
+    context.multiprocessing_options.active_processes = {me}
+    return context
+
+
 def _check_shapes(state: Any, abstract: Any) -> None:
     kinds = [
         [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
@@ -211,28 +231,11 @@ def _check_shapes(state: Any, abstract: Any) -> None:
         raise ValueError("the shapes of its arrays are not those of this run")
 
 
-def _drop_unfinished_reads() -> None:
-    """Collects the coroutines that orbax never awaits where reading fails.
-
-    Each would warn whenever it is collected, which confuses, and in the midst of other
-    work even breaks some Python programs.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        gc.collect()
-
-
 def _raise_if_lost(error: Exception) -> None:
     """The loss of another process is no damage and no full disk."""
     lost = loss_of(error)
     if lost:
         raise lost from error
-
-
-def _reason(error: Exception) -> str:
-    """The exception and the first line of its message."""
-    lines = str(error).splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}"
 
 
 def _digest_of_record(record: dict) -> str:

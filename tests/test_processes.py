@@ -45,7 +45,9 @@ SHORT = VALUES | {
 }
 
 
-def start(count, devices, workdir, values=VALUES, killed=None, dies_after=None):
+def start(
+    count, devices, workdir, values=VALUES, killed=None, dies_after=None, worker=WORKER
+):
     """Starts processes with so many devices each; `killed` dies of a signal."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -64,7 +66,7 @@ def start(count, devices, workdir, values=VALUES, killed=None, dies_after=None):
             options["dies_after"] = dies_after
         started.append(
             subprocess.Popen(
-                [sys.executable, str(WORKER), json.dumps(options)],
+                [sys.executable, str(worker), json.dumps(options)],
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -120,6 +122,20 @@ def test_four_processes_give_the_result_of_one(single, tmp_path):
     assert statuses == [0, 0, 0, 0], errors
     result = load_distilled(tmp_path / "distilled")
     np.testing.assert_array_equal(result.images, single.prefix(1).images)
+
+
+@pytest.mark.multiprocess
+def test_what_one_process_cannot_read_is_left_out_by_all(tmp_path):
+    """Within seconds: the others once waited for it at a barrier of orbax."""
+    worker = WORKER.with_name("checkpoints_worker.py")
+    statuses, errors = finish(start(2, 2, tmp_path, worker=worker), 240)
+    assert statuses == [0, 0], errors
+    for step in (2, 3):
+        assert f"{tmp_path / str(step)} is damaged" in errors[0]
+    assert "is damaged" not in errors[1]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["1", "2", "damaged"]
+    assert sorted(path.name for path in (tmp_path / "damaged").iterdir()) == ["2", "3"]
 
 
 @pytest.mark.parametrize(
