@@ -1,17 +1,17 @@
-"""Twenty classes of Tiny-ImageNet at a size that two CPU cores carry.
+"""Ten classes of Tiny-ImageNet at a size that two CPU cores carry.
 
-The first 20 of the 200 classes, 32 x 32 pixels, ConvNet of width 32 and depth 3, 20
+The first 10 of the 200 classes, 32 x 32 pixels, ConvNet of width 32 and depth 3, 10
 images per class in all, factor 2, 32 real images per class and step, a fresh network
-every 25 steps, trained on 256 real images between steps. IDC and D4A take the same
-total number of matching steps.
+every 25 steps, trained on 256 real images between steps. D4A has two segments. IDC and
+D4A take the same total number of matching steps.
 """
 
 from experiments.sweeps.ablation import ablation
 
 BASE = {
-    "data": {"name": "tiny_imagenet", "size": 32, "classes": 20},
+    "data": {"name": "tiny_imagenet", "size": 32, "classes": 10},
     "network": "convnet:depth=3:width=32",
-    "synthetic": {"images_per_class": 20, "factor": 2},
+    "synthetic": {"images_per_class": 10, "factor": 2},
     "matching": {
         "batch_real": 32,
         "learning_rate": 0.02,
@@ -24,4 +24,4 @@ BASE = {
     "evaluation": {"repeats": 3, "prefix_repeats": 3, "max_steps": 800},
 }
 
-ROWS = ablation(BASE)
+ROWS = ablation(BASE, segments=2)
