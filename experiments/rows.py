@@ -26,7 +26,7 @@ from d4a_jax import fileio
 from d4a_jax.artifact import DistilledDataset, load_distilled, save_distilled
 from d4a_jax.baselines import SELECTIONS, select_images
 from d4a_jax.config import Config, ConfigError, differences, from_dict
-from d4a_jax.cost import matching_passes, total_passes
+from d4a_jax.cost import total_passes
 from d4a_jax.data import Dataset
 from d4a_jax.distillation import DivergenceError, distill
 from d4a_jax.evaluation import evaluate
@@ -123,10 +123,9 @@ def run_row(
       What `row.json` in the directory holds: `config`, `baseline`,
       `soft_label_epochs`, `tests` (accuracies of every network in [0, 1]), `prefixes`
       (images per class and accuracies of each, the whole set last), what the filter
-      `kept` and what was `learned` and `forgotten`, `matching_steps`, `image_steps`,
-      `passes`, `stored_bytes`, `minutes`, `hardware`, `dataset_fingerprint`, the
-      further figures; `failed`, a sentence, instead of results if the matching loss
-      diverged.
+      `kept` and what was `learned` and `forgotten`, `matching_steps`, `passes`,
+      `stored_bytes`, `minutes`, `hardware`, `dataset_fingerprint`, the further figures;
+      `failed`, a sentence, instead of results if the matching loss diverged.
 
     Raises:
       ConfigError: the directory holds another row.
@@ -250,7 +249,6 @@ def _figures(row: Row, dataset: Dataset, distilled: DistilledDataset) -> dict:
             for name in ("kept", "learned", "forgotten")
         },
         "matching_steps": steps if is_made else 0,
-        "image_steps": matching_passes(config) if is_made else 0,
         "passes": total_passes(config, dataset.num_classes) if is_made else 0,
         "stored_bytes": distilled.stored_bytes,
     }

@@ -11,7 +11,8 @@ import signal
 import numpy as np
 import pytest
 
-from d4a_jax.artifact import load_distilled
+from d4a_jax.artifact import load_distilled, save_distilled
+from d4a_jax.baselines import random_images
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.cost import total_passes
 from d4a_jax.data import from_arrays
@@ -233,6 +234,26 @@ def test_a_diverged_row_is_recorded_once(tmp_path, monkeypatch):
     file.write_text(json.dumps({"config": config, "failed": "not finite"}))
     assert compare.compare(TINY, tmp_path, [0], ["dm"], load_blobs) == text
     assert len(calls) == 1
+
+
+def test_every_surrogate_of_the_comparisons_gets_a_row(tmp_path, monkeypatch):
+    """Trajectories and inversions are counted by other rules than matched classes."""
+    made = {}
+
+    def distill(dataset, config, workdir, should_stop):
+        size = config.synthetic.images_per_class
+        made[config.matching.surrogate] = config
+        images = random_images(dataset, size, config.synthetic.factor, config.seed)
+        images.metadata["history"] = []
+        save_distilled(workdir / "distilled", images)
+        return images
+
+    monkeypatch.setattr(rows, "distill", distill)
+    methods = {name: {"config": f"cifar10_{name}"} for name in ("mtt", "sre2l", "cafe")}
+    one = TINY._replace(methods=methods, networks=TINY.networks[:1], passes=None)
+    text = compare.compare(one, tmp_path, [0], list(methods), load_blobs)
+    assert {"trajectory", "inversion", "cafe"} == set(made)
+    assert all(f"| {name} " in text for name in methods)
 
 
 def test_a_signal_ends_a_command_with_a_sentence(capsys):
