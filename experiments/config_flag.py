@@ -20,6 +20,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from d4a_jax.config import Config, ConfigError, from_dict
+from experiments import cli
 
 _HERE = Path(__file__).resolve().parent
 _DEFAULT = str(_HERE / "configs" / "digits.py")
@@ -57,6 +58,14 @@ def parse(argv: Sequence[str]) -> tuple[Choice, list[str]]:
     overrides, rest = _override(config, rest)
     name = f"{path.stem}-{argument}" if argument else path.stem
     return Choice(name, from_dict(config.to_dict()), overrides), rest
+
+
+def parse_all(argv: Sequence[str]) -> Choice:
+    """The `flags_parser` of a command with `--config`; ends it for a user's error."""
+    with cli.plain_user_errors():
+        choice, rest = parse(argv)
+        cli.parse_flags(rest)
+    return choice
 
 
 def find(spec: str) -> tuple[Path, str]:

@@ -65,13 +65,6 @@ def train(choice: config_flag.Choice) -> str:
     return cli.markdown_table(["", f"experts {experts.digest}"], rows)
 
 
-def _parse(argv):
-    with cli.plain_user_errors():
-        choice, rest = config_flag.parse(argv)
-        cli.parse_flags(rest)
-    return choice
-
-
 def main(choice: config_flag.Choice) -> None:
     """Runs the command."""
     cli.set_up_logging()
@@ -81,4 +74,4 @@ def main(choice: config_flag.Choice) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=config_flag.parse_all)

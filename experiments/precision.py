@@ -123,13 +123,6 @@ def _network(dataset, config, steps):
     return jax.tree.map(lambda stacked: stacked[0], variables["params"])
 
 
-def _parse(argv):
-    with cli.plain_user_errors():
-        choice, rest = config_flag.parse(argv)
-        cli.parse_flags(rest)
-    return choice
-
-
 def main(choice: config_flag.Choice) -> None:
     """Runs the command."""
     cli.set_up_logging()
@@ -145,4 +138,4 @@ def main(choice: config_flag.Choice) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=config_flag.parse_all)

@@ -141,13 +141,6 @@ def results(history) -> str:
     return cli.markdown_table(header, rows)
 
 
-def _parse(argv):
-    with cli.plain_user_errors():
-        choice, rest = config_flag.parse(argv)
-        cli.parse_flags(rest)
-    return choice
-
-
 def join_processes() -> None:
     """Meets the other processes, where there are any.
 
@@ -203,4 +196,4 @@ def _distill(choice):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=config_flag.parse_all)

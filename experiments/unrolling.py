@@ -116,13 +116,6 @@ def table(config: Config, steps: list[int], *size: int) -> str:
     return cli.markdown_table(header, rows)
 
 
-def _parse(argv):
-    with cli.plain_user_errors():
-        choice, rest = config_flag.parse(argv)
-        cli.parse_flags(rest)
-    return choice
-
-
 def main(choice: config_flag.Choice) -> None:
     """Runs the command."""
     cli.set_up_logging()
@@ -133,4 +126,4 @@ def main(choice: config_flag.Choice) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=config_flag.parse_all)

@@ -187,10 +187,10 @@ def run_command(arguments: list[str], cache: Path, report) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     from absl import app
 
-    from experiments import run
+    from experiments import config_flag, run
 
     report_phases(report)
-    app.run(run.main, argv=arguments, flags_parser=run._parse)
+    app.run(run.main, argv=arguments, flags_parser=config_flag.parse_all)
 
 
 def durations(times: list[tuple[float, str]]) -> dict[str, float]:
