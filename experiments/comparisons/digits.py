@@ -3,7 +3,8 @@
     python experiments/compare.py --comparison=comparisons/digits.py
 
 A demonstration: the set is easy, and random images come close. Learning rates are ours,
-chosen for 8 x 8 pixels and few steps; everything that is not named is the method's.
+chosen for 8 x 8 pixels and few steps, and D4A has two segments, as in
+`configs/digits.py`; everything that is not named is the method's.
 """
 
 IMAGES_PER_CLASS = (10,)
@@ -22,6 +23,7 @@ DATASETS = {
 }
 
 _ONE_SEGMENT = {"segments": 1}
+_TWO_SEGMENTS = {"segments": 2}
 _IDC = {"learning_rate": 0.5, "inner_iterations": 10}
 _IDC_NETWORKS = {"images_per_step": 128}
 _DC_NETWORKS = {"images_per_step": 500}
@@ -60,10 +62,16 @@ METHODS = {
     },
     "d4a": {
         "config": "cifar10_ipc10",
+        "synthetic": _TWO_SEGMENTS,
         "matching": _IDC,
         "network_training": _IDC_NETWORKS,
     },
-    "d4a_dm": {"config": "cifar10_d4a_dm"},
+    "d4a_dm": {"config": "cifar10_d4a_dm", "synthetic": _TWO_SEGMENTS},
     "mtt": {"config": "cifar10_mtt", "matching": _MTT, "trajectory": _EXPERTS},
-    "d4a_mtt": {"config": "cifar10_d4a_mtt", "matching": _MTT, "trajectory": _EXPERTS},
+    "d4a_mtt": {
+        "config": "cifar10_d4a_mtt",
+        "synthetic": _TWO_SEGMENTS,
+        "matching": _MTT,
+        "trajectory": _EXPERTS,
+    },
 }
