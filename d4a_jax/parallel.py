@@ -245,10 +245,15 @@ def on_each_device(
 
 
 def split_batch(layout: Layout, tree: Any) -> Any:
-    """Asks for a batch to be split over the devices where its size allows it."""
+    """Asks for a batch to be split over the devices where its size allows it.
+
+    Numbers among the arrays stay as they are.
+    """
 
     def constrain(array):
-        if layout.num_devices == 1 or len(array) % layout.num_devices:
+        if layout.num_devices == 1 or not array.ndim:
+            return array
+        if len(array) % layout.num_devices:
             return array
         sharding = NamedSharding(layout.mesh, P(AXIS))
         return lax.with_sharding_constraint(array, sharding)

@@ -15,7 +15,7 @@ from d4a_jax import rng
 from d4a_jax.beginnings import frozen_images
 from d4a_jax.config import Config
 from d4a_jax.formation import compose
-from d4a_jax.parallel import Layout, compiled, map_items
+from d4a_jax.parallel import Layout, compiled, map_items, split_batch
 from d4a_jax.surrogates import Surrogate, Task
 
 _ADAM_SECOND_BETA = 0.9  # SRe2L's.
@@ -180,7 +180,9 @@ def segment_functions(
             # Room for what `begin` puts there.
             shape = (*pixels.shape[:2], *surrogate.labels.shape)
             inner = surrogate.labels.put(inner, jnp.zeros(shape))
-        return SegmentState(pixels, optimizer.init(pixels), inner)
+        # Placed as every step leaves it, or the second call would be compiled anew.
+        opt_state = split_batch(layout, optimizer.init(pixels))
+        return SegmentState(pixels, opt_state, inner)
 
     def one(key, step, state, task):
         # IDC keeps images in range only when a new network starts.

@@ -11,8 +11,10 @@ from d4a_jax import config as configs
 from d4a_jax.artifact import load_distilled
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation import DivergenceError, Interrupted, distill
+from d4a_jax.journal import Journal
 from d4a_jax.metrics import read_metrics
-from d4a_jax.run import check_fit
+from d4a_jax.run import check_fit, prepare
+from d4a_jax.run_state import first_state, segment_key, segment_task
 from d4a_jax.segments import finish
 
 CLASSES = 3
@@ -65,6 +67,31 @@ def assert_same(left, right):
     for name in ("images", "labels", "segments"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
     assert left.metadata["history"] == right.metadata["history"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_on_several_devices_keep_their_layout(dataset, optimizer):
+    """Otherwise the second call would be compiled again."""
+    config = make_config(
+        matching={"optimizer": optimizer, "momentum": 0.9},
+        runtime={"devices": 2},
+        filter={"enabled": False},
+    )
+    run = prepare(config, dataset, Journal(None), None)
+    state = first_state(run)
+    _, advance = run.programs(2, False)
+    before = jax.tree.map(lambda x: x.sharding, state.segment)
+    segment, _ = advance(
+        segment_key(run, state),
+        0,
+        steps=1,
+        state=state.segment,
+        task=segment_task(run, state),
+    )
+    same = jax.tree.map(
+        lambda x, old: x.sharding.is_equivalent_to(old, x.ndim), segment, before
+    )
+    assert all(jax.tree.leaves(same)), same
 
 
 def test_result_has_every_segment_class_and_figure(undisturbed, dataset):

@@ -27,7 +27,7 @@ import optax
 
 from d4a_jax.config import TrajectoryConfig
 from d4a_jax.formation import form
-from d4a_jax.parallel import compiled
+from d4a_jax.parallel import compiled, split_batch
 from d4a_jax.surrogates.base import LabelLearning, SurrogateContext, Task
 from d4a_jax.trajectories import Experts
 
@@ -54,8 +54,8 @@ def label_learning(context: SurrogateContext) -> LabelLearning | None:
         return None
 
     def put(state, logits):
-        opt_state = _optimizer(settings).init(logits)
-        return state._replace(labels=LearnedLabels(logits, opt_state))
+        labels = LearnedLabels(logits, _optimizer(settings).init(logits))
+        return state._replace(labels=split_batch(context.layout, labels))
 
     return LabelLearning(
         (factor**2, context.network.num_classes),
