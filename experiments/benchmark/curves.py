@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from d4a_jax import filtering
@@ -305,14 +306,21 @@ def draw(results: list[Result], path: Path) -> None:
     axes = figure.subplots(2, len(results), squeeze=False)
     for (top, bottom), result in zip(axes.T, results, strict=True):
         for line in result.lines:
-            milliseconds = [1e3 * seconds for seconds in line.seconds]
-            top.plot(line.x, milliseconds, "o-", label=line.label)
+            top.plot(line.x, [1e3 * s for s in line.seconds], "o-", label=line.label)
             if any(line.memory_bytes):
-                megabytes = [size / 1e6 for size in line.memory_bytes]
-                bottom.plot(line.x, megabytes, "o-", label=line.label)
-        for axis, label in ((top, "time, ms"), (bottom, "memory on a device, MB")):
-            axis.set(xlabel=result.x_label, ylabel=label, xlim=0)
-            axis.set_ylim(bottom=0)
-            axis.grid(alpha=0.3)
+                bottom.plot(line.x, [size / 1e6 for size in line.memory_bytes], "o-")
+        _finish(top, result.x_label, "time, ms")
+        _finish(bottom, result.x_label, "memory on a device, MB")
         top.legend(fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def _finish(axis: Axes, x_label: str, y_label: str) -> None:
+    """From zero on, with room above, so that flat lines look flat."""
+    if not axis.lines:
+        axis.set_axis_off()
+        return
+    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.set_xlim(0, 1.1 * max(max(line.get_xdata()) for line in axis.lines))
+    axis.set_ylim(0, 1.3 * max(max(line.get_ydata()) for line in axis.lines))
+    axis.grid(alpha=0.3)
