@@ -56,21 +56,20 @@ def dataset():
 CONVOLUTION = 2 * 9 * 4 * SIDE**2
 LINEAR = 2 * 4 * (SIDE // 2) ** 2 * CLASSES
 FORWARD = CONVOLUTION + LINEAR
-# Both layers' gradients with respect to kernel and input; the program holds that of
-# the images too, although nobody asks for it.
-TRAINING = 3 * FORWARD
+# Both layers' gradients with respect to kernel and input, but for that of the images.
+TRAINING = 3 * FORWARD - CONVOLUTION
 # The classifier's kernel is not matched.
 MATCHED = TRAINING - LINEAR
+# A gradient, that of the images included, and its derivative along another one.
+SYNTHETIC = 2 * (MATCHED + CONVOLUTION)
 
 
 def test_a_budget_is_what_the_shapes_say(dataset):
     config = from_dict(BASE)
     found = budget.count(config, dataset)
     assert found.steps == 20
-    # A synthetic image takes a gradient and the derivative of another one along it.
-    fixed = CLASSES * 3 * MATCHED + 8 * TRAINING
-    low, high = (fixed + CLASSES * 4 * times * MATCHED for times in (2, 4))
-    assert 20 * low <= found.matching <= 20 * high
+    step = CLASSES * (3 * MATCHED + 4 * SYNTHETIC) + 8 * TRAINING
+    assert found.matching == 20 * step
     assert found.filtering == found.difficulty == 0
     assert found.total == found.matching
 
