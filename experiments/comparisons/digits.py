@@ -36,6 +36,9 @@ _EXPERTS = {
     "student_steps": 10,
 }
 
+# DATM's window begins with the first half of the epochs.
+_DATM = _EXPERTS | {"first_max_start_epoch": 5, "expansion_steps": 10}
+
 METHODS = {
     "random": {"baseline": "random"},
     "herding": {"baseline": "herding"},
@@ -68,6 +71,8 @@ METHODS = {
     },
     "d4a_dm": {"config": "cifar10_d4a_dm", "synthetic": _TWO_SEGMENTS},
     "mtt": {"config": "cifar10_mtt", "matching": _MTT, "trajectory": _EXPERTS},
+    "datm": {"config": "cifar10_datm", "matching": _MTT, "trajectory": _DATM},
+    "selmatch": {"config": "tin50_selmatch", "matching": _MTT, "trajectory": _EXPERTS},
     "d4a_mtt": {
         "config": "cifar10_d4a_mtt",
         "synthetic": _TWO_SEGMENTS,
