@@ -112,11 +112,13 @@ def test_every_format_has_its_lines():
 def test_the_lines_read_what_trains_as_well_as_our_own_loader(
     dataset, distilled, expected, kind, formed, tmp_path, monkeypatch
 ):
-    for package in PACKAGES[kind]:
-        pytest.importorskip(package, reason=f"reading {kind} needs {package}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hub" / "datasets"))
+    for package in PACKAGES[kind]:
+        pytest.importorskip(package, reason=f"reading {kind} needs {package}")
+    if kind == "huggingface":  # Its cache is chosen when it is imported.
+        cache = tmp_path / "hub" / "datasets"
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
     monkeypatch.chdir(tmp_path)
     name = re.search(r'"(exported[.\w]*)', snippets()[kind])[1]
     export_distilled(distilled, tmp_path / name, kind, formed)
