@@ -30,16 +30,17 @@ def matching_passes(config: Config) -> int:
     )
 
 
-def total_passes(config: Config, num_classes: int) -> int:
+def total_passes(config: Config, num_classes: int, num_images: int) -> int:
     """Passes of all matching steps for all classes, and of the networks' training.
 
-    Without the passes over the whole real set that `pretrain_epochs` asks for, and
-    without the experts of trajectories, which are trained once for all runs.
+    Without the experts of trajectories, which are trained once for all runs. Where a
+    network is pretrained on what the filter kept, all `num_images` real images count.
     """
     if config.matching.surrogate == "trajectory":
         return trajectory_passes(config, num_classes)
     training = config.network_training
     per_outer = (config.matching.inner_iterations - 1) * training.images_per_step
+    per_outer += training.pretrain_epochs * num_images
     outers = config.matching.outer_iterations * len(config.segment_sizes)
     images = outers * per_outer
     for stage in range(len(config.segment_sizes)):

@@ -8,12 +8,13 @@ A comparison file defines
                       SELECTION}, and sections that differ (see `experiments/rows.py`)
     DATASETS          name -> sections that every method takes on it; `data` among them
     IMAGES_PER_CLASS  numbers
-    NETWORKS          specifications: the first one distills, all of them test
+    NETWORKS          specifications: the first one distills, all of them test; a method
+                      that names a `network` of its own is distilled with that one
     PASSES            budget of one distillation in image passes (`d4a_jax/cost.py`);
                       None leaves every method its own length
 
 A method's sections go before those of the data set, and those before its configuration.
-The budget sets the number of outer iterations, at least one. Where flipping changes the
+The budget sets the number of iterations, at least one. Where flipping changes the
 label, every augmentation is without it. Each combination and seed has a directory of
 its own below `--workdir`, so a comparison that is interrupted goes on within the
 combination where it stopped, and several processes may work on one comparison.
@@ -116,14 +117,13 @@ def load_comparison(path: str) -> tuple[str, Comparison]:
     return Path(module.__file__).stem, Comparison(*parts)
 
 
-def row_of(comparison: Comparison, cell: Cell, flip: bool, classes: int) -> dict:
+def row_of(comparison: Comparison, cell: Cell, dataset: Dataset) -> dict:
     """The row of a cell: its configuration with everything merged, as values.
 
     Args:
       comparison: what is compared.
       cell: the method, data set and images per class.
-      flip: whether the data set's images may be flipped.
-      classes: number of classes, which the budget needs.
+      dataset: its `flip`, and its size for the budget.
     """
     method = dict(comparison.methods[cell.method])
     name = method.pop("config", None)
@@ -139,11 +139,13 @@ def row_of(comparison: Comparison, cell: Cell, flip: bool, classes: int) -> dict
     if isinstance(segments, int):
         segments = min(segments, size)
     changes = {"images_per_class": size, "segments": segments}
-    values = merged(values, {"network": comparison.networks[0], "synthetic": changes})
-    if not flip:
+    tested = comparison.networks[0]
+    values = merged(values, {"synthetic": changes, "evaluation": {"network": tested}})
+    values["network"] = method.get("network", tested)
+    if not dataset.flip:
         values = _without_flip(values)
     if comparison.passes and "baseline" not in apart:
-        values = _on_budget(values, comparison.passes, classes)
+        values = _on_budget(values, comparison.passes, dataset)
     return values | apart
 
 
@@ -158,11 +160,21 @@ def _without_flip(values: dict) -> dict:
     return merged(values, changes)
 
 
-def _on_budget(values: dict, passes: float, classes: int) -> dict:
-    """As many outer iterations as the budget has room for, at least one."""
-    once = merged(values, {"matching": {"outer_iterations": 1}})
-    outer = max(1, int(passes // total_passes(from_dict(once), classes)))
-    return merged(values, {"matching": {"outer_iterations": outer}})
+def _on_budget(values: dict, passes: float, dataset: Dataset) -> dict:
+    """As many iterations as the budget has room for, at least one.
+
+    Of the outer ones, or of the inner ones where a segment has a single teacher.
+    """
+    is_inversion = values["matching"]["surrogate"] == "inversion"
+    name = "inner_iterations" if is_inversion else "outer_iterations"
+    lasting = lambda count: merged(values, {"matching": {name: count}})
+    once, twice = (
+        total_passes(
+            from_dict(lasting(count)), dataset.num_classes, len(dataset.train_labels)
+        )
+        for count in (1, 2)
+    )
+    return lasting(1 + max(0, int((passes - once) // (twice - once))))
 
 
 def lines_of(comparison: Comparison, cell: Cell, runs: list[dict]) -> list[dict]:
@@ -261,7 +273,7 @@ def compare(
         _check_networks(comparison.networks, dataset)
         for size, method in itertools.product(comparison.images_per_class, methods):
             cell = Cell(name, size, method)
-            values = row_of(comparison, cell, dataset.flip, dataset.num_classes)
+            values = row_of(comparison, cell, dataset)
             logger.info("%s, seed %d", cell.name, seed)
             run = try_row(
                 make_row(cell.name, values, seed),

@@ -241,6 +241,7 @@ def _figures(row: Row, dataset: Dataset, distilled: DistilledDataset) -> dict:
     (spec,) = _specs(row, dataset)
     filters = [entry["filter"] for entry in history if "filter" in entry]
     steps = config.steps_per_segment * len(config.segment_sizes)
+    passes = total_passes(config, dataset.num_classes, len(dataset.train_labels))
     return {
         "prefixes": prefixes,
         "tests": {spec: prefixes[-1][1]} if is_tested else {},
@@ -249,7 +250,7 @@ def _figures(row: Row, dataset: Dataset, distilled: DistilledDataset) -> dict:
             for name in ("kept", "learned", "forgotten")
         },
         "matching_steps": steps if is_made else 0,
-        "passes": total_passes(config, dataset.num_classes) if is_made else 0,
+        "passes": passes if is_made else 0,
         "stored_bytes": distilled.stored_bytes,
     }
 

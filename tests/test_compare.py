@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,11 +43,12 @@ TINY = Comparison(
     networks=("convnet:width=4", "convnet:width=5"),
     passes=500,
 )
+BLOBS = SimpleNamespace(flip=True, num_classes=3, train_labels=range(30))
 DM, RANDOM = Cell("blobs", 2, "dm"), Cell("blobs", 2, "random")
 
 
 def test_method_goes_before_data_set_and_data_set_before_configuration():
-    config = from_dict(row_of(TINY, DM, True, 3))
+    config = from_dict(row_of(TINY, DM, BLOBS))
     assert config.matching.learning_rate == 0.5  # the method's
     assert config.matching.batch_real == 4  # the data set's
     assert config.matching.surrogate == "distribution"  # the configuration's
@@ -55,26 +57,42 @@ def test_method_goes_before_data_set_and_data_set_before_configuration():
 
 
 def test_segments_never_outnumber_images():
-    assert row_of(TINY, Cell("blobs", 2, "d4a"), True, 3)["synthetic"]["segments"] == 2
+    assert row_of(TINY, Cell("blobs", 2, "d4a"), BLOBS)["synthetic"]["segments"] == 2
 
 
 @pytest.mark.parametrize("method", ["dm", "d4a"])
 def test_budget_is_used_and_kept(method):
     comparison = TINY._replace(passes=2e7)
-    config = from_dict(row_of(comparison, Cell("blobs", 2, method), True, 3))
-    spent = total_passes(config, 3)
+    config = from_dict(row_of(comparison, Cell("blobs", 2, method), BLOBS))
+    spent = total_passes(config, 3, 30)
     one = spent / config.matching.outer_iterations
     assert 2e7 - one < spent <= 2e7
     longer = TINY._replace(passes=None)
-    published_length = from_dict(row_of(longer, Cell("blobs", 2, "dm"), True, 3))
+    published_length = from_dict(row_of(longer, Cell("blobs", 2, "dm"), BLOBS))
     assert published_length.matching.outer_iterations == 20_000
 
 
+def test_methods_may_distill_with_a_network_of_their_own():
+    own = TINY.methods["dm"] | {"network": "convnet:width=4:norm=batch"}
+    config = from_dict(row_of(TINY._replace(methods={"dm": own}), DM, BLOBS))
+    assert config.network == "convnet:width=4:norm=batch"
+    assert config.evaluation.network == "convnet:width=4"
+
+
+def test_budget_of_a_single_teacher_is_spent_on_its_images():
+    methods = {"sre2l": {"config": "cifar10_sre2l", "network": "convnet:norm=batch"}}
+    comparison = TINY._replace(methods=methods, passes=10_000)
+    config = from_dict(row_of(comparison, Cell("blobs", 2, "sre2l"), BLOBS))
+    assert config.matching.outer_iterations == 1
+    # A teacher takes 3 passes for 50 epochs of 30 images, a step 2 for each image.
+    assert config.matching.inner_iterations == (10_000 - 3 * 50 * 30) // (2 * 2 * 3)
+
+
 def test_flips_are_left_out_where_they_change_the_label():
-    config = from_dict(row_of(TINY, DM, False, 3))
+    config = from_dict(row_of(TINY, DM, SimpleNamespace(**vars(BLOBS) | {"flip": False})))
     assert config.matching.augmentation == "color_crop_cutout_scale_rotate"
     assert config.evaluation.augmentation == "color_crop_scale_rotate"
-    flipped = from_dict(row_of(TINY, DM, True, 3))
+    flipped = from_dict(row_of(TINY, DM, BLOBS))
     assert "flip" in flipped.matching.augmentation
 
 
@@ -307,13 +325,14 @@ def test_wrong_baselines_are_named():
 def test_comparison_files_are_valid(name):
     found, comparison = compare.load_comparison(f"comparisons/{name}.py")
     assert found == name
+    ten_classes = SimpleNamespace(flip=False, num_classes=10, train_labels=[0] * 50_000)
     for dataset in comparison.datasets:
         for method in comparison.methods:
-            row = row_of(comparison, Cell(dataset, 10, method), False, 10)
+            row = row_of(comparison, Cell(dataset, 10, method), ten_classes)
             apart = {key: row.pop(key, None) for key in rows.ROW_KEYS}
             config = from_dict(row)
             if not apart["baseline"]:
-                spent = total_passes(config, 10)
+                spent = total_passes(config, 10, 50_000)
                 assert 0.7 * comparison.passes < spent <= comparison.passes
 
 

@@ -47,13 +47,19 @@ def test_matching_passes(sections, first, second):
 
 def test_total_passes_count_classes_and_network_training():
     # A network is trained once between the two steps of each of 2 x 5 networks.
-    assert total_passes(make(), 4) == 4 * 10 * (58 + 72) + 3 * 10 * 7
+    assert total_passes(make(), 4, 100) == 4 * 10 * (58 + 72) + 3 * 10 * 7
 
 
 def test_total_passes_count_training_on_stages():
     config = make(network_training={"stage_epochs": 3})
     # Five networks of the second segment see 4 formed images of 4 classes, 3 times.
-    assert total_passes(config, 4) - total_passes(make(), 4) == 3 * 5 * 3 * 4 * 4
+    assert total_passes(config, 4, 100) - total_passes(make(), 4, 100) == 3 * 5 * 3 * 4 * 4
+
+
+def test_total_passes_count_pretraining_on_the_real_images():
+    config = make(network_training={"pretrain_epochs": 2})
+    extra = total_passes(config, 4, 100) - total_passes(make(), 4, 100)
+    assert extra == 3 * 10 * 2 * 100
 
 
 @pytest.mark.parametrize("batch_syn, second", [(None, 4 * 12), (20, 20)])
@@ -63,4 +69,4 @@ def test_students_pass_over_the_batches_of_the_union(batch_syn, second):
         matching={"surrogate": "trajectory"},
         trajectory={"student_steps": 3, "batch_syn": batch_syn},
     )
-    assert total_passes(config, 4) == 10 * 3 * 9 * (16 + second)
+    assert total_passes(config, 4, 100) == 10 * 3 * 9 * (16 + second)
