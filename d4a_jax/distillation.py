@@ -48,6 +48,7 @@ from d4a_jax.segments import DIVERGED
 
 __all__ = ["DivergenceError", "Interrupted", "distill"]
 
+
 def distill(
     dataset: Dataset,
     config: Config = Config(),

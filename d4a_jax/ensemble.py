@@ -152,7 +152,7 @@ class Ensemble:
         observe: ObserveHook | None = None,
         observe_at: Collection[int] = (),
     ) -> dict:
-        """Trains one network per subset and returns their variables, stacked `[E, ...]`.
+        """Trains a network per subset and returns their variables, stacked `[E, ...]`.
 
         Args:
           key: typed key; network e uses the stream `("member", e)`.
@@ -327,7 +327,9 @@ class Ensemble:
 
         def local(variables, arrays):
             images, labels = arrays
-            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[labels.ndim :]), arrays)
+            flat = jax.tree.map(
+                lambda x: x.reshape(-1, *x.shape[labels.ndim :]), arrays
+            )
             out = map_batches(
                 lambda batch: on_batch(variables, batch), flat, self.predict_batch
             )

@@ -61,7 +61,7 @@ def previous(gradient: Gradient, context: RegularizerContext) -> jax.Array:
 
 
 def union(gradient: Gradient, context: RegularizerContext) -> jax.Array:
-    """D((n_<k g_c(S_<k) + n_k g_c(S_k)) / n_<=k, g_c(B)): together they match it all."""
+    """D((n_<k g_c(S_<k) + n_k g_c(S_k)) / n_<=k, g_c(B)): all together match it."""
     return context.distance(mix(gradient, context), context.whole_class)
 
 

@@ -338,5 +338,3 @@ def prepare(
 def _create_network(spec, dataset, config):
     dtype = jnp.dtype(config.runtime.compute_dtype)
     return create_network(spec, dataset.num_classes, dataset.image_shape, dtype)
-
-

@@ -103,9 +103,7 @@ def filter_real_data(
     ensemble = jax.tree.map(lambda x: x[: settings.networks], variables)
     shape = run.data.images.shape[:2]
     labels = jnp.broadcast_to(run.data.labels[:, None], shape)
-    result = run.ensemble.predict(
-        ensemble, run.data.images, labels, filtering.verdict
-    )
+    result = run.ensemble.predict(ensemble, run.data.images, labels, filtering.verdict)
     to_classes, valid = run.index.to_classes, run.index.valid
     selection = filtering.select(
         filtering.Verdict(*(x[:classes] for x in to_host(result))),

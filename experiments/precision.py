@@ -1,6 +1,6 @@
 """Measures what rounding does to the pixel gradient of gradient matching.
 
-    python experiments/precision.py --config=configs/cifar10_ipc10.py --network_steps=0,500
+    python experiments/precision.py --config=configs/cifar10_ipc10.py --network_steps=0
 
 For networks that were trained on the real images for some SGD steps: the pixel gradient
 of a segment's first images against float64, over a few classes and for every distance,

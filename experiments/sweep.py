@@ -58,6 +58,7 @@ _MANUAL_DIR = flags.DEFINE_string(
     "manual_dir", None, "Folder with archives.", **cli.SHARED
 )
 
+
 class Sweep:
     """The rows of a sweep file and the data sets that they need."""
 

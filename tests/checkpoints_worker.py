@@ -1,6 +1,6 @@
 """One of two processes that read damaged checkpoints; started by `test_processes.py`.
 
-    python checkpoints_worker.py '{"workdir": "...", "join": {...}, ...}'
+python checkpoints_worker.py '{"workdir": "...", "join": {...}, ...}'
 """
 
 import json

@@ -1,6 +1,6 @@
 """One process of a distillation; `test_processes.py` starts several of them.
 
-    python processes_worker.py '{"config": {...}, "join": {...}, ...}'
+python processes_worker.py '{"config": {...}, "join": {...}, ...}'
 """
 
 import json

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from d4a_jax import artifact, fileio, gallery
+from d4a_jax.artifact import storage
 
 _ROOT = Path(__file__).resolve().parent.parent
 _FILES = ("images.npy", "labels.npy", "segments.npy", "metadata.json")
@@ -178,7 +179,7 @@ def test_deeply_nested_or_foreign_metadata_is_damage(tmp_path):
 
 
 def test_another_schema_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifact, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(storage, "SCHEMA_VERSION", 2)
     artifact.save_distilled(tmp_path / "a", _make())
     monkeypatch.undo()
     with pytest.raises(artifact.ArtifactError, match="schema version 2"):
@@ -196,7 +197,7 @@ def test_pickled_arrays_are_never_read(tmp_path, monkeypatch):
     digest = fileio.sha256_file(tmp_path / "a" / "labels.npy")
     document = json.loads((tmp_path / "a" / "metadata.json").read_bytes())
     document["sha256"]["labels.npy"] = digest
-    document["metadata_sha256"] = artifact._digest(document)
+    document["metadata_sha256"] = storage._digest(document)
     fileio.write_json_atomic(tmp_path / "a" / "metadata.json", document)
     with pytest.raises(artifact.ArtifactError, match="labels.npy is not a plain"):
         artifact.load_distilled(tmp_path / "a")
@@ -327,7 +328,7 @@ def test_a_crash_while_saving_leaves_the_old_dataset(tmp_path, monkeypatch, cras
 
 def test_a_reader_follows_a_replacement(tmp_path, monkeypatch):
     artifact.save_distilled(tmp_path / "a", _make(seed=0))
-    read, replaced = artifact._read, []
+    read, replaced = storage._read, []
 
     def read_and_replace(file):
         content = read(file)
@@ -336,7 +337,7 @@ def test_a_reader_follows_a_replacement(tmp_path, monkeypatch):
             artifact.save_distilled(tmp_path / "a", _make(seed=1))
         return content
 
-    monkeypatch.setattr(artifact, "_read", read_and_replace)
+    monkeypatch.setattr(storage, "_read", read_and_replace)
     _assert_same(artifact.load_distilled(tmp_path / "a"), _make(seed=1))
 
 

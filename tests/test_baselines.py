@@ -125,7 +125,9 @@ def test_easiest_and_hardest_are_the_two_ends(dataset, config):
     assert easy | hard == set(range(CLASSES * PER_CLASS))
 
 
-@pytest.mark.parametrize("name", ["rando", "window", "window=2", "window=x", "random=1"])
+@pytest.mark.parametrize(
+    "name", ["rando", "window", "window=2", "window=x", "random=1"]
+)
 def test_unknown_selections_are_refused(dataset, name):
     with pytest.raises(ValueError, match="selection is .*k_center.*window=0.3"):
         select_images(dataset, name, 1)

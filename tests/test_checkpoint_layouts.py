@@ -40,8 +40,11 @@ def test_digests_do_not_depend_on_the_devices():
     assert alone == spread
     changed = state_on(2)
     changed["kept"][0] ^= True
-    names = {name for name, leaf in checkpoint._describe(changed).items()
-             if leaf != spread[name]}
+    names = {
+        name
+        for name, leaf in checkpoint._describe(changed).items()
+        if leaf != spread[name]
+    }
     assert names == {"['kept']"}
 
 

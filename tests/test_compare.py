@@ -89,7 +89,8 @@ def test_budget_of_a_single_teacher_is_spent_on_its_images():
 
 
 def test_flips_are_left_out_where_they_change_the_label():
-    config = from_dict(row_of(TINY, DM, SimpleNamespace(**vars(BLOBS) | {"flip": False})))
+    unflipped = SimpleNamespace(**vars(BLOBS) | {"flip": False})
+    config = from_dict(row_of(TINY, DM, unflipped))
     assert config.matching.augmentation == "color_crop_cutout_scale_rotate"
     assert config.evaluation.augmentation == "color_crop_scale_rotate"
     flipped = from_dict(row_of(TINY, DM, BLOBS))

@@ -107,7 +107,9 @@ def test_forms_for_cpus_equal_those_for_accelerators(case, chunk_bytes, monkeypa
 def test_value_by_hand():
     images = jnp.arange(9.0).reshape(1, 3, 3, 1)
     kernel = jnp.array([[1.0, 0.0], [0.0, -1.0]]).reshape(2, 2, 1, 1)
-    np.testing.assert_array_equal(conv2d(images, kernel)[0, :, :, 0], -4 * np.ones((2, 2)))
+    np.testing.assert_array_equal(
+        conv2d(images, kernel)[0, :, :, 0], -4 * np.ones((2, 2))
+    )
     strided = conv2d(images, kernel, 2, 1)[0, :, :, 0]
     np.testing.assert_array_equal(strided, [[0, -2], [-6, -4]])
 

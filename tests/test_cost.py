@@ -53,7 +53,9 @@ def test_total_passes_count_classes_and_network_training():
 def test_total_passes_count_training_on_stages():
     config = make(network_training={"stage_epochs": 3})
     # Five networks of the second segment see 4 formed images of 4 classes, 3 times.
-    assert total_passes(config, 4, 100) - total_passes(make(), 4, 100) == 3 * 5 * 3 * 4 * 4
+    assert (
+        total_passes(config, 4, 100) - total_passes(make(), 4, 100) == 3 * 5 * 3 * 4 * 4
+    )
 
 
 def test_total_passes_count_pretraining_on_the_real_images():

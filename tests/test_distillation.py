@@ -167,7 +167,9 @@ def test_steps_per_call_do_not_matter(dataset, undisturbed, calls):
 def test_number_of_devices_does_not_matter(dataset, undisturbed):
     """Three classes on one, two and eight devices: uneven counts included."""
     if jax.device_count() < 8:
-        pytest.skip("needs 8 devices (XLA_FLAGS=--xla_force_host_platform_device_count=8)")
+        pytest.skip(
+            "needs 8 devices (XLA_FLAGS=--xla_force_host_platform_device_count=8)"
+        )
     for devices in (2, 8):
         result = distill(dataset, make_config(runtime={"devices": devices}))
         difference = result.images.astype(int) - undisturbed.images

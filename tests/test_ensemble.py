@@ -137,7 +137,9 @@ def test_networks_and_epochs_are_shuffled_differently(monkeypatch):
     monkeypatch.setattr(ensemble_module, "start", start)
     monkeypatch.setattr(ensemble_module, "train_step", train_step)
     training = _coded_images(12, 1)
-    params = _ensemble(_layout(1)).fit(KEY, training, everything(12, 12, 2), 6)["params"]
+    params = _ensemble(_layout(1)).fit(KEY, training, everything(12, 12, 2), 6)[
+        "params"
+    ]
     orders = np.round(np.asarray(params["order"])).astype(int).reshape(4, 12)
     assert all(sorted(order) == list(range(12)) for order in orders.tolist())
     assert len({tuple(order) for order in orders.tolist()}) == 4
@@ -156,13 +158,13 @@ def single():
 @pytest.fixture(scope="module")
 def trained(single):
     """Five images in a padded array of seven, with the last two garbage."""
-    return single.fit(KEY, _images(CAPACITY), everything(COUNT, CAPACITY, NETWORKS), STEPS)
+    return single.fit(
+        KEY, _images(CAPACITY), everything(COUNT, CAPACITY, NETWORKS), STEPS
+    )
 
 
 def test_networks_differ_and_have_moved(single, trained):
-    other = single.fit(
-        KEY, _images(CAPACITY), everything(COUNT, CAPACITY, NETWORKS), 0
-    )
+    other = single.fit(KEY, _images(CAPACITY), everything(COUNT, CAPACITY, NETWORKS), 0)
     kernel = lambda v: np.asarray(v["params"]["block0"]["conv"]["kernel"])
     chex.assert_shape(kernel(trained), (NETWORKS, 3, 3, 3, 4))
     assert np.abs(kernel(trained)[0] - kernel(trained)[1]).max() > 1e-2
@@ -182,7 +184,8 @@ def test_division_into_calls_changes_no_bit(single, trained, steps_per_call):
     )
     chex.assert_trees_all_equal(again, trained)
     assert [done for done, *_ in reports] == [
-        *range(steps_per_call, STEPS, steps_per_call), STEPS
+        *range(steps_per_call, STEPS, steps_per_call),
+        STEPS,
     ]
     assert {total for _, total, _ in reports} == {STEPS}
     assert all(np.isfinite(loss) for *_, loss in reports)

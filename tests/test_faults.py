@@ -73,8 +73,10 @@ def noise(bad_steps=(), bad_classes=(1,), attempts=(0,)):
             gradient = jax.random.normal(jax.random.fold_in(key, step), pixels.shape)
             root = jax.random.key(0)
             known = [rng.stream(root, "segment", 0, attempt) for attempt in attempts]
-            same = [(jax.random.key_data(k) == jax.random.key_data(key)).all()
-                    for k in known]
+            same = [
+                (jax.random.key_data(k) == jax.random.key_data(key)).all()
+                for k in known
+            ]
             bad = jnp.isin(step, jnp.array(bad_steps or (-1,))) & jnp.array(same).any()
             of_class = jnp.isin(jnp.arange(len(pixels)), jnp.array(bad_classes))
             hole = jnp.where(bad & of_class, jnp.nan, 0.0)

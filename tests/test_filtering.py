@@ -52,8 +52,15 @@ def _all(result):
     return np.ones(result.margin.shape, bool)
 
 
-def _select(result, valid=None, floor=0, previously=None, learnable=None,
-            difficulty=None, **options):
+def _select(
+    result,
+    valid=None,
+    floor=0,
+    previously=None,
+    learnable=None,
+    difficulty=None,
+    **options,
+):
     valid = _all(result) if valid is None else np.array(valid)
     to_array = lambda x: None if x is None else np.array(x)
     return filtering.select(
@@ -75,9 +82,7 @@ def test_what_is_wrong_is_kept():
 
 
 def test_padding_is_neither_easy_nor_kept():
-    chosen = _select(
-        _verdict([[0.5, -0.5, 0.5, -0.5]]), [[YES, YES, NO, NO]], floor=4
-    )
+    chosen = _select(_verdict([[0.5, -0.5, 0.5, -0.5]]), [[YES, YES, NO, NO]], floor=4)
     np.testing.assert_array_equal(chosen.easy, [[YES, NO, NO, NO]])
     np.testing.assert_array_equal(chosen.kept, [[YES, YES, NO, NO]])
     np.testing.assert_array_equal(chosen.topped_up, [[YES, NO, NO, NO]])
@@ -143,8 +148,9 @@ def test_keep_easiest_ranks_what_the_guard_and_the_scope_left():
     np.testing.assert_array_equal(scoped.kept, [[NO, NO, YES, NO]])
 
 
-@pytest.mark.parametrize("discard, kept", [(1.0, 1), (0.75, 1), (0.5, 2), (0.3, 3),
-                                           (0.1, 4), (0.0, 4)])
+@pytest.mark.parametrize(
+    "discard, kept", [(1.0, 1), (0.75, 1), (0.5, 2), (0.3, 3), (0.1, 4), (0.0, 4)]
+)
 def test_max_discard_tops_up_by_the_smallest_margin(discard, kept):
     chosen = _select(_verdict([[0.3, -0.5, 0.1, 0.9]]), max_discard=discard)
     order = [1, 2, 0, 3]

@@ -147,7 +147,9 @@ class Case:
     """A small network in double precision and everything that is checked on it."""
 
     def __init__(self, options):
-        self.network = create_network(f"convnet:width=4:{options}", 3, SHAPE, np.float64)
+        self.network = create_network(
+            f"convnet:width=4:{options}", 3, SHAPE, np.float64
+        )
         draw = np.random.default_rng(2).normal
         # Away from the initial zeros and ones of norms, where mistakes could hide.
         shapes = jax.eval_shape(self.network.init, jax.random.key(0))

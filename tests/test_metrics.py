@@ -172,9 +172,7 @@ def test_progress_in_a_log_is_throttled(monkeypatch):
     lines, clock = [], _Clock()
     _no_display(monkeypatch)
     monkeypatch.setattr(metrics, "time", clock)
-    monkeypatch.setattr(
-        metrics.logger, "info", lambda form, *a: lines.append(form % a)
-    )
+    monkeypatch.setattr(metrics.logger, "info", lambda form, *a: lines.append(form % a))
     with metrics.Progress(total=7305, initial=100, label="segment 1") as progress:
         clock.now += 60  # Compilation is not part of the rate.
         progress.update(105, loss=0.12345678)

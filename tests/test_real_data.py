@@ -95,9 +95,7 @@ def drawing(request, index):
     data = real_data.load_real_data(IMAGES, index, layout)
     kept = index.to_classes(np.array([1, 1, 0, 0, 0, 1, 1, 1], bool)) & index.valid
     pool = real_data.make_pool(kept, layout)
-    draw = jax.jit(
-        jax.vmap(lambda key: real_data.draw_images(key, data, pool, 3))
-    )
+    draw = jax.jit(jax.vmap(lambda key: real_data.draw_images(key, data, pool, 3)))
     return data, pool, draw
 
 

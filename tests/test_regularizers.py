@@ -105,7 +105,9 @@ def test_a_zero_gradient_conflicts_with_nothing(zero):
     """Neither in value nor in slope: no push, let alone one over a vanishing norm."""
     zeros = jax.tree.map(jnp.zeros_like, NEW)
     new, old = (zeros, OLD) if zero == "new" else (NEW, zeros)
-    value, slope = jax.value_and_grad(lambda g: _value("conflict", g, previous=old))(new)
+    value, slope = jax.value_and_grad(lambda g: _value("conflict", g, previous=old))(
+        new
+    )
     assert float(value) == 0.0
     chex.assert_trees_all_equal(slope, zeros)
 

@@ -29,7 +29,8 @@ def test_streams_are_distinct():
         keys.append(rng.stream(KEY, name))
         keys += [rng.stream(KEY, name, i) for i in range(4)]
         keys += [
-            rng.stream(KEY, name, i, j) for i, j in itertools.product(range(3), repeat=2)
+            rng.stream(KEY, name, i, j)
+            for i, j in itertools.product(range(3), repeat=2)
         ]
     assert len(set(map(_bits, keys))) == len(keys)
 
@@ -71,8 +72,10 @@ def test_ordered_pairs_are_uniform():
     count, capacity, draws = 5, 9, 20_000
     keys = jax.random.split(KEY, draws)
     sample = jax.jit(
-        jax.vmap(lambda key, n: rng.sample_without_replacement(key, n, capacity, 2),
-                 (0, None))
+        jax.vmap(
+            lambda key, n: rng.sample_without_replacement(key, n, capacity, 2),
+            (0, None),
+        )
     )
     pairs = np.asarray(sample(keys, count))
     times = np.bincount(pairs[:, 0] * count + pairs[:, 1], minlength=count**2)

@@ -221,9 +221,7 @@ def test_a_loss_above_the_limit_moves_nothing(step):
     limit = float(result.metrics["matching_loss"]) * 0.99
     rate = 0.5 if state.labels else 0.0
     surrogate = trajectory_matching(
-        make_context(
-            True, batch_syn=7, skip_loss_above=limit, label_learning_rate=rate
-        )
+        make_context(True, batch_syn=7, skip_loss_above=limit, label_learning_rate=rate)
     )
     skipped, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, task)
     np.testing.assert_array_equal(skipped.gradient, 0.0)

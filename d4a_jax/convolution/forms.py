@@ -12,7 +12,7 @@ from d4a_jax.convolution.batched import FEW_CHANNELS, shifted
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# Images have at most this many channels, too few for a convolution to compute them well.
+# Images have at most this many channels, too few for a convolution to do well.
 _IMAGE_CHANNELS = 4
 
 # Bytes of the cotangent that stay in the cache of a CPU while a chunk of images is

@@ -95,9 +95,7 @@ class Dense(nn.Module):
         return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
-def standardize(
-    x: jax.Array, axes: tuple[int, ...], eps: float = EPSILON
-) -> jax.Array:
+def standardize(x: jax.Array, axes: tuple[int, ...], eps: float = EPSILON) -> jax.Array:
     """(x - mean) / sqrt(variance + eps) over `axes`, in at least float32."""
     x = x.astype(at_least_float32(x.dtype))
     mean, inverse = _moments(x, axes, eps)

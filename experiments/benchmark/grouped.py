@@ -11,7 +11,7 @@ from d4a_jax.convolution import batched
 
 @contextlib.contextmanager
 def grouped_convolutions() -> Iterator[None]:
-    """Programs traced meanwhile get grouped convolutions for `convolution.batched`'s."""
+    """Programs traced here get grouped convolutions for `convolution.batched`'s."""
     own = batched.forward, batched.input_gradient
     batched.forward, batched.input_gradient = _forward, _input_gradient
     try:

@@ -176,7 +176,7 @@ def _free_memory() -> int | None:
 
 
 def peak_memory() -> dict[str, int]:
-    """Peaks of this process so far: on the host and, where it is known, on the device."""
+    """Peaks of this process so far: on the host and, where known, on the device."""
     peaks = {}
     try:
         import resource  # Not on Windows.

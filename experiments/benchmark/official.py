@@ -125,7 +125,7 @@ def _definitions(root: Path, name: str) -> list[ast.stmt]:
 
 
 class _OlderNumpy:
-    """NumPy with the alias `np.int`, which it has dropped since the code was written."""
+    """NumPy with the alias `np.int`, which it has dropped since that code."""
 
     int = int
 

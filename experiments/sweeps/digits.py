@@ -7,11 +7,12 @@ take the same number of matching steps, divided over the segments.
 
 from experiments.configs import digits
 
-
 _STEPS = 40  # Outer iterations in all.
 
 
-def _row(segments, regularizer="anchor", use_filter=True, rate=0.5, total=4, discard=1.0):
+def _row(
+    segments, regularizer="anchor", use_filter=True, rate=0.5, total=4, discard=1.0
+):
     config = digits.get_config()
     config.synthetic.images_per_class = total
     config.synthetic.segments = segments
