@@ -11,6 +11,8 @@ the budget of passes. SRe2L takes batch norm, for the statistics that it matches
 tested as the others are.
 """
 
+from experiments.comparisons.methods import methods
+
 IMAGES_PER_CLASS = (10,)
 NETWORKS = ("convnet:depth=3:width=32",)
 PASSES = 3e6
@@ -25,17 +27,8 @@ DATASETS = {
     }
 }
 
-# Segments of five images per class, as in the sweep.
-_TWO_SEGMENTS = {"segments": 2}
-
-# The pixel learning rate of IDC is ours, as in `sweeps/cifar10_cpu.py`.
-_IDC = {"learning_rate": 0.08, "inner_iterations": 10}
-_IDC_NETWORKS = {"images_per_step": 256}
-_DC_NETWORKS = {"images_per_step": 500}
-
 # Six experts of 20 epochs in batches of 64, where MTT has 100 of 50 epochs, of 256; the
 # students' steps and the windows are shortened with them.
-_MTT = {"learning_rate": 100.0}
 _EXPERTS = {
     "experts": 6,
     "epochs": 20,
@@ -43,59 +36,23 @@ _EXPERTS = {
     "max_start_epoch": 8,
     "student_steps": 10,
 }
-_DATM = _EXPERTS | {"first_max_start_epoch": 4, "expansion_steps": 20}
 _SRE2L = {
     "config": "cifar10_sre2l",
     "network": "convnet:depth=3:width=32:norm=batch",
     "network_training": {"pretrain_epochs": 8},
 }
+_RDED = {"baseline": "rded", "synthetic": {"factor": 1}}
 
-METHODS = {
-    "random": {"baseline": "random"},
+# The pixel learning rate of IDC is ours, as in `sweeps/cifar10_cpu.py`.
+METHODS = methods(
+    idc_rate=0.08,
+    images_per_step=256,
+    mtt={"learning_rate": 100.0},
+    experts=_EXPERTS,
+    datm={"first_max_start_epoch": 4, "expansion_steps": 20},
+) | {
     "random_mosaic": {"baseline": "random_mosaic", "synthetic": {"factor": 2}},
-    "herding": {"baseline": "herding"},
-    "k_center": {"baseline": "k_center"},
-    "easiest": {"baseline": "easiest"},
-    "hardest": {"baseline": "hardest"},
-    "window": {"baseline": "window=0.5"},
-    "rded": {"baseline": "rded", "synthetic": {"factor": 1}},
-    "rded_soft": {
-        "baseline": "rded",
-        "synthetic": {"factor": 1},
-        "soft_label_epochs": 100,
-    },
-    "dc": {"config": "cifar10_dc", "network_training": _DC_NETWORKS},
-    "dsa": {"config": "cifar10_dsa", "network_training": _DC_NETWORKS},
-    "dm": {"config": "cifar10_dm"},
-    "cafe": {"config": "cifar10_cafe", "network_training": _DC_NETWORKS},
-    "idc": {
-        "config": "cifar10_ipc10",
-        "synthetic": {"segments": 1},
-        "matching": _IDC,
-        "network_training": _IDC_NETWORKS,
-        "regularizer": {"name": "none"},
-    },
-    "pdd": {
-        "config": "cifar10_pdd",
-        "matching": _IDC,
-        "network_training": _IDC_NETWORKS | {"stage_epochs": 5},
-    },
-    "d4a": {
-        "config": "cifar10_ipc10",
-        "synthetic": _TWO_SEGMENTS,
-        "matching": _IDC,
-        "network_training": _IDC_NETWORKS,
-    },
-    "d4a_dm": {"config": "cifar10_d4a_dm", "synthetic": _TWO_SEGMENTS},
-    "mtt": {"config": "cifar10_mtt", "matching": _MTT, "trajectory": _EXPERTS},
-    "datm": {"config": "cifar10_datm", "matching": _MTT, "trajectory": _DATM},
-    "selmatch": {"config": "tin50_selmatch", "matching": _MTT, "trajectory": _EXPERTS},
-    "d4a_mtt": {
-        "config": "cifar10_d4a_mtt",
-        "synthetic": _TWO_SEGMENTS,
-        "matching": _MTT,
-        "trajectory": _EXPERTS,
-    },
+    "rded_soft": _RDED | {"soft_label_epochs": 100},
     "sre2l": _SRE2L,
     "sre2l_soft": _SRE2L | {"soft_label_epochs": 100},
 }

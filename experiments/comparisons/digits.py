@@ -7,6 +7,8 @@ chosen for 8 x 8 pixels and few steps, and D4A has two segments, as in
 `configs/digits.py`; everything that is not named is the method's.
 """
 
+from experiments.comparisons.methods import methods
+
 IMAGES_PER_CLASS = (10,)
 NETWORKS = ("convnet:width=32",)
 PASSES = 1e6
@@ -22,61 +24,17 @@ DATASETS = {
     }
 }
 
-_ONE_SEGMENT = {"segments": 1}
-_TWO_SEGMENTS = {"segments": 2}
-_IDC = {"learning_rate": 0.5, "inner_iterations": 10}
-_IDC_NETWORKS = {"images_per_step": 128}
-_DC_NETWORKS = {"images_per_step": 500}
-_MTT = {"learning_rate": 20.0, "pixels": "unit"}
-_EXPERTS = {
-    "experts": 10,
-    "epochs": 20,
-    "batch_size": 64,
-    "max_start_epoch": 10,
-    "student_steps": 10,
-}
-
 # DATM's window begins with the first half of the epochs.
-_DATM = _EXPERTS | {"first_max_start_epoch": 5, "expansion_steps": 10}
-
-METHODS = {
-    "random": {"baseline": "random"},
-    "herding": {"baseline": "herding"},
-    "k_center": {"baseline": "k_center"},
-    "easiest": {"baseline": "easiest"},
-    "hardest": {"baseline": "hardest"},
-    "window": {"baseline": "window=0.5"},
-    "rded": {"baseline": "rded", "synthetic": {"factor": 1}},
-    "dc": {"config": "cifar10_dc", "network_training": _DC_NETWORKS},
-    "dsa": {"config": "cifar10_dsa", "network_training": _DC_NETWORKS},
-    "dm": {"config": "cifar10_dm"},
-    "cafe": {"config": "cifar10_cafe", "network_training": _DC_NETWORKS},
-    "idc": {
-        "config": "cifar10_ipc10",
-        "synthetic": _ONE_SEGMENT,
-        "matching": _IDC,
-        "network_training": _IDC_NETWORKS,
-        "regularizer": {"name": "none"},
+METHODS = methods(
+    idc_rate=0.5,
+    images_per_step=128,
+    mtt={"learning_rate": 20.0, "pixels": "unit"},
+    experts={
+        "experts": 10,
+        "epochs": 20,
+        "batch_size": 64,
+        "max_start_epoch": 10,
+        "student_steps": 10,
     },
-    "pdd": {
-        "config": "cifar10_pdd",
-        "matching": _IDC,
-        "network_training": _IDC_NETWORKS | {"stage_epochs": 5},
-    },
-    "d4a": {
-        "config": "cifar10_ipc10",
-        "synthetic": _TWO_SEGMENTS,
-        "matching": _IDC,
-        "network_training": _IDC_NETWORKS,
-    },
-    "d4a_dm": {"config": "cifar10_d4a_dm", "synthetic": _TWO_SEGMENTS},
-    "mtt": {"config": "cifar10_mtt", "matching": _MTT, "trajectory": _EXPERTS},
-    "datm": {"config": "cifar10_datm", "matching": _MTT, "trajectory": _DATM},
-    "selmatch": {"config": "tin50_selmatch", "matching": _MTT, "trajectory": _EXPERTS},
-    "d4a_mtt": {
-        "config": "cifar10_d4a_mtt",
-        "synthetic": _TWO_SEGMENTS,
-        "matching": _MTT,
-        "trajectory": _EXPERTS,
-    },
-}
+    datm={"first_max_start_epoch": 5, "expansion_steps": 10},
+)

@@ -1,0 +1,60 @@
+"""The methods that every comparison has, at lengths that a CPU carries.
+
+What is not named here is the method's own, in its file in `configs/`.
+"""
+
+from typing import Any
+
+Values = dict[str, Any]
+
+# Segments of five of ten images per class: smaller ones have little to divide.
+_TWO_SEGMENTS = {"segments": 2}
+_STORED_AS_THEY_ARE = {"factor": 1}
+_DC_NETWORKS = {"images_per_step": 500}
+
+
+def methods(
+    idc_rate: float, images_per_step: int, mtt: Values, experts: Values, datm: Values
+) -> dict[str, Values]:
+    """Definitions by name, for `METHODS` of a comparison.
+
+    Args:
+      idc_rate: base pixel learning rate of IDC and what is built on it.
+      images_per_step: real images that train their networks between two steps.
+      mtt: section `matching` of all that match trajectories.
+      experts: section `trajectory` of these.
+      datm: what DATM's window adds to it.
+    """
+    idc = {
+        "config": "cifar10_ipc10",
+        "matching": {"learning_rate": idc_rate, "inner_iterations": 10},
+        "network_training": {"images_per_step": images_per_step},
+    }
+    trajectories = {"matching": mtt, "trajectory": experts}
+    return {
+        "random": {"baseline": "random"},
+        "herding": {"baseline": "herding"},
+        "k_center": {"baseline": "k_center"},
+        "easiest": {"baseline": "easiest"},
+        "hardest": {"baseline": "hardest"},
+        "window": {"baseline": "window=0.5"},
+        "rded": {"baseline": "rded", "synthetic": _STORED_AS_THEY_ARE},
+        "dc": {"config": "cifar10_dc", "network_training": _DC_NETWORKS},
+        "dsa": {"config": "cifar10_dsa", "network_training": _DC_NETWORKS},
+        "dm": {"config": "cifar10_dm"},
+        "cafe": {"config": "cifar10_cafe", "network_training": _DC_NETWORKS},
+        "idc": idc | {"synthetic": {"segments": 1}, "regularizer": {"name": "none"}},
+        "pdd": idc
+        | {
+            "config": "cifar10_pdd",
+            "network_training": idc["network_training"] | {"stage_epochs": 5},
+        },
+        "d4a": idc | {"synthetic": _TWO_SEGMENTS},
+        "d4a_dm": {"config": "cifar10_d4a_dm", "synthetic": _TWO_SEGMENTS},
+        "mtt": {"config": "cifar10_mtt"} | trajectories,
+        "datm": {"config": "cifar10_datm", "matching": mtt}
+        | {"trajectory": experts | datm},
+        "selmatch": {"config": "tin50_selmatch"} | trajectories,
+        "d4a_mtt": {"config": "cifar10_d4a_mtt", "synthetic": _TWO_SEGMENTS}
+        | trajectories,
+    }
