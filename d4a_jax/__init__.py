@@ -32,9 +32,9 @@ _EXPORTS = {
     "load_distilled": "artifact",
     "measure_difficulty": "difficulty",
     "network_names": "networks",
-    "realistic_patches": "patches",
+    "realistic_patches": "selection.patches",
     "save_distilled": "artifact",
-    "select_images": "baselines",
+    "select_images": "selection.baselines",
     "with_soft_labels": "soft_labels",
 }
 

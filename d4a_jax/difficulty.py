@@ -22,6 +22,9 @@ import numpy as np
 from d4a_jax import rng
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset, data_directory
+from d4a_jax.devices.parallel import Layout, make_layout, spread, to_host
+from d4a_jax.devices.processes import any_of
+from d4a_jax.devices.streaming import place, place_everywhere
 from d4a_jax.ensemble import (
     Ensemble,
     ProgressHook,
@@ -29,12 +32,9 @@ from d4a_jax.ensemble import (
     TrainingImages,
     checkpoints,
 )
-from d4a_jax.fileio import dump_json, write_bytes_atomic
 from d4a_jax.log import logger
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, make_layout, spread, to_host
-from d4a_jax.processes import any_of
-from d4a_jax.streaming import place, place_everywhere
+from d4a_jax.storage.fileio import dump_json, write_bytes_atomic
 from d4a_jax.training import Normalization
 
 # The part of a recipe that shapes the training of a network.

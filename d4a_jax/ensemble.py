@@ -17,9 +17,7 @@ from jax import lax
 
 from d4a_jax import rng
 from d4a_jax.augment.crops import cut_crops
-from d4a_jax.formation import form_tiles
-from d4a_jax.networks import Network
-from d4a_jax.parallel import (
+from d4a_jax.devices.parallel import (
     Layout,
     compiled,
     map_batches,
@@ -28,7 +26,9 @@ from d4a_jax.parallel import (
     replicate,
     spread,
 )
-from d4a_jax.streaming import Images
+from d4a_jax.devices.streaming import Images
+from d4a_jax.formation import form_tiles
+from d4a_jax.networks import Network
 from d4a_jax.training import (
     Batch,
     NetworkState,

@@ -19,6 +19,8 @@ import numpy as np
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import Dataset
+from d4a_jax.devices.parallel import Layout, make_layout, spread, to_host
+from d4a_jax.devices.streaming import place
 from d4a_jax.ensemble import (
     Ensemble,
     ProgressHook,
@@ -27,8 +29,6 @@ from d4a_jax.ensemble import (
     everything,
 )
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, make_layout, spread, to_host
-from d4a_jax.streaming import place
 from d4a_jax.training import Normalization
 
 _TOP5_FROM = 100

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from d4a_jax import fileio
 from d4a_jax.log import logger
+from d4a_jax.storage import fileio
 
 _FILE = "metrics.jsonl"
 _RESERVED = ("time", "step")

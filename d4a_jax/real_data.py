@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from d4a_jax import rng
-from d4a_jax.parallel import Layout, spread
-from d4a_jax.streaming import Images, place, take
+from d4a_jax.devices.parallel import Layout, spread
+from d4a_jax.devices.streaming import Images, place, take
 
 
 class ClassIndex(NamedTuple):

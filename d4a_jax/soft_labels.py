@@ -24,10 +24,10 @@ import numpy as np
 from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.augment.crops import cut_crops, draw_crops
-from d4a_jax.baselines import train_on_real_data
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset
-from d4a_jax.parallel import spread
+from d4a_jax.devices.parallel import spread
+from d4a_jax.selection.baselines import train_on_real_data
 
 TEMPERATURE = 20.0  # SRe2L's.
 

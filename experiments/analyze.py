@@ -40,10 +40,10 @@ from d4a_jax.artifact import load_distilled  # noqa: E402
 from d4a_jax.config import Config, ConfigError, from_dict  # noqa: E402
 from d4a_jax.data import Dataset, data_directory, load_dataset  # noqa: E402
 from d4a_jax.difficulty import Difficulty, load_or_cross_fit  # noqa: E402
-from d4a_jax.fileio import WorkdirLock, write_json_atomic  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.metrics import progress_hook  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
+from d4a_jax.storage.fileio import WorkdirLock, write_json_atomic  # noqa: E402
 from experiments import cli  # noqa: E402
 
 _ARTIFACTS = flags.DEFINE_list("artifacts", None, "Distilled sets, or their runs.")

@@ -25,10 +25,10 @@ import optax
 
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset
-from d4a_jax.journal import Journal
+from d4a_jax.distillation.run import Run, prepare
 from d4a_jax.networks import Network, create_network
 from d4a_jax.real_data import Pool, RealData
-from d4a_jax.run import Run, prepare
+from d4a_jax.storage.journal import Journal
 from d4a_jax.surrogates import Task
 from d4a_jax.training import steps_per_epoch
 from experiments.benchmark import flops

@@ -19,10 +19,10 @@ from absl import app, flags
 from d4a_jax.artifact import ArtifactError
 from d4a_jax.config import ConfigError
 from d4a_jax.data import DatasetError
-from d4a_jax.fileio import WorkdirBusyError
+from d4a_jax.devices.processes import DisagreementError
 from d4a_jax.log import logger
 from d4a_jax.metrics import MetricsError
-from d4a_jax.processes import DisagreementError
+from d4a_jax.storage.fileio import WorkdirBusyError
 
 FAILURE = 1
 USER_ERROR = 2

@@ -41,9 +41,9 @@ from d4a_jax.config import ConfigError, from_dict  # noqa: E402
 from d4a_jax.cost import total_passes  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.distillation import Interrupted  # noqa: E402
-from d4a_jax.fileio import write_bytes_atomic  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
+from d4a_jax.storage.fileio import write_bytes_atomic  # noqa: E402
 from experiments import cli  # noqa: E402
 from experiments.published import published  # noqa: E402
 from experiments.rows import ROW_KEYS, make_row, merged, try_row  # noqa: E402

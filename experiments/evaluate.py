@@ -17,7 +17,6 @@ if _ROOT not in sys.path:
 
 from absl import app, flags  # noqa: E402
 
-from d4a_jax import fileio  # noqa: E402
 from d4a_jax.artifact import ArtifactError, DistilledDataset, load_distilled  # noqa: E402
 from d4a_jax.config import Config, ConfigError, from_dict  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
@@ -25,7 +24,8 @@ from d4a_jax.evaluation import Evaluation, evaluate  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.metrics import progress_hook  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
-from d4a_jax.workdir import environment  # noqa: E402
+from d4a_jax.storage import fileio  # noqa: E402
+from d4a_jax.storage.workdir import environment  # noqa: E402
 from experiments import cli  # noqa: E402
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory of a distilled set.")

@@ -23,10 +23,10 @@ import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 from d4a_jax import matching  # noqa: E402
-from d4a_jax.baselines import random_images, train_on_real_data  # noqa: E402
 from d4a_jax.config import Config  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
+from d4a_jax.selection.baselines import random_images, train_on_real_data  # noqa: E402
 from d4a_jax.training import Normalization  # noqa: E402
 from experiments import cli, config_flag  # noqa: E402
 

@@ -22,9 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from d4a_jax import fileio
 from d4a_jax.artifact import DistilledDataset, load_distilled, save_distilled
-from d4a_jax.baselines import SELECTIONS, select_images
 from d4a_jax.config import Config, ConfigError, differences, from_dict
 from d4a_jax.cost import total_passes
 from d4a_jax.data import Dataset
@@ -32,8 +30,10 @@ from d4a_jax.distillation import DivergenceError, distill
 from d4a_jax.evaluation import evaluate
 from d4a_jax.log import logger
 from d4a_jax.networks import create_network
-from d4a_jax.patches import realistic_patches
+from d4a_jax.selection.baselines import SELECTIONS, select_images
+from d4a_jax.selection.patches import realistic_patches
 from d4a_jax.soft_labels import with_soft_labels
+from d4a_jax.storage import fileio
 from experiments.stopping import Clock, StopCheck
 
 # What a row has beside the sections of a configuration.

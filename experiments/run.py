@@ -26,19 +26,19 @@ if _ROOT not in sys.path:
 
 from absl import app, flags  # noqa: E402
 
-from d4a_jax import processes  # noqa: E402
 from d4a_jax.analysis.report import write_report  # noqa: E402
-from d4a_jax.checkpoint import CheckpointError  # noqa: E402
 from d4a_jax.config import Config, ConfigError  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
+from d4a_jax.devices import processes  # noqa: E402
+from d4a_jax.devices.parallel import make_layout  # noqa: E402
 from d4a_jax.distillation import (  # noqa: E402
     DivergenceError,
     Interrupted,
     distill,
 )
-from d4a_jax.parallel import make_layout  # noqa: E402
-from d4a_jax.run import check_fit  # noqa: E402
-from d4a_jax.workdir import Workdir  # noqa: E402
+from d4a_jax.distillation.run import check_fit  # noqa: E402
+from d4a_jax.storage.checkpoint import CheckpointError  # noqa: E402
+from d4a_jax.storage.workdir import Workdir  # noqa: E402
 from experiments import cli, config_flag  # noqa: E402
 
 _PROCESS_LOST = 75  # What sysexits.h calls a temporary failure: try again.

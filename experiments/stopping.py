@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from d4a_jax import fileio
 from d4a_jax.distillation import Interrupted
+from d4a_jax.storage import fileio
 from experiments import cli
 
 StopCheck = Callable[[], bool]

@@ -33,11 +33,11 @@ if _ROOT not in sys.path:
 
 from absl import app, flags  # noqa: E402
 
-from d4a_jax import fileio  # noqa: E402
 from d4a_jax.config import Config, ConfigError  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.distillation import Interrupted  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
+from d4a_jax.storage import fileio  # noqa: E402
 from experiments import budget, cli, sweep_table  # noqa: E402
 from experiments.rows import Row, make_row, try_row  # noqa: E402
 from experiments.stopping import StopCheck, until_stopped  # noqa: E402

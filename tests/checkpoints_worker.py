@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from d4a_jax import processes  # noqa: E402
+from d4a_jax.devices import processes  # noqa: E402
 
 
 def main(options):
@@ -21,7 +21,7 @@ def main(options):
     import numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-    from d4a_jax.checkpoint import CheckpointStore
+    from d4a_jax.storage.checkpoint import CheckpointStore
 
     logging.basicConfig(level=logging.WARNING)
     mesh = jax.make_mesh((jax.device_count(),), ("class",), (AxisType.Auto,))

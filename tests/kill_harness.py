@@ -85,11 +85,10 @@ def command(images: Path, workdir: Path, data_dir: Path) -> list[str]:
 
 def report_phases(report) -> None:
     """Makes this process report when it enters and leaves its phases."""
-    import d4a_jax.distillation
-    import d4a_jax.range_test
-    from d4a_jax import journal, run, stages
-    from d4a_jax.checkpoint import CheckpointStore
     from d4a_jax.data import cache
+    from d4a_jax.distillation import loop, range_test, run, stages
+    from d4a_jax.storage import journal
+    from d4a_jax.storage.checkpoint import CheckpointStore
 
     def watch(owner, name, phase):
         function = getattr(owner, name)
@@ -106,12 +105,12 @@ def report_phases(report) -> None:
 
     watch(cache, "write_cache", "data preparation")
     watch(run.Run, "programs", "first compile")
-    watch(d4a_jax.range_test, "range_test", "range test")
+    watch(range_test, "range_test", "range test")
     watch(journal.Journal, "write", "inner loop")
     watch(CheckpointStore, "save", "checkpoint")
     watch(stages, "train_on_prefix", "evaluation")
     watch(stages, "filter_real_data", "filter pass")
-    watch(d4a_jax.distillation, "save_distilled", "writing the set")
+    watch(loop, "save_distilled", "writing the set")
 
 
 class Attempt:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from d4a_jax import processes  # noqa: E402
+from d4a_jax.devices import processes  # noqa: E402
 
 
 def make_dataset():

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 
-from d4a_jax import fileio
 from d4a_jax.analysis import (
     charts,
     deciles,
@@ -22,10 +21,11 @@ from d4a_jax.analysis import (
 from d4a_jax.analysis.answers import Answers, Examiner, prefixes, whole_data
 from d4a_jax.analysis.document import load_analysis
 from d4a_jax.artifact import save_distilled
-from d4a_jax.baselines import random_images
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import from_arrays
 from d4a_jax.difficulty import Difficulty, RealDifficulty
+from d4a_jax.selection.baselines import random_images
+from d4a_jax.storage import fileio
 
 
 def _dataset(per_class=6, classes=2, side=8):

@@ -10,8 +10,8 @@ import pytest
 
 from d4a_jax.analysis.document import load_analysis
 from d4a_jax.artifact import save_distilled
-from d4a_jax.baselines import random_images
 from d4a_jax.data import load_dataset
+from d4a_jax.selection.baselines import random_images
 from experiments import cli
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d4a_jax import artifact, fileio, gallery
-from d4a_jax.artifact import storage
+from d4a_jax import artifact
+from d4a_jax.artifact import directory, gallery
+from d4a_jax.storage import fileio
 
 _ROOT = Path(__file__).resolve().parent.parent
 _FILES = ("images.npy", "labels.npy", "segments.npy", "metadata.json")
@@ -179,7 +180,7 @@ def test_deeply_nested_or_foreign_metadata_is_damage(tmp_path):
 
 
 def test_another_schema_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(directory, "SCHEMA_VERSION", 2)
     artifact.save_distilled(tmp_path / "a", _make())
     monkeypatch.undo()
     with pytest.raises(artifact.ArtifactError, match="schema version 2"):
@@ -197,7 +198,7 @@ def test_pickled_arrays_are_never_read(tmp_path, monkeypatch):
     digest = fileio.sha256_file(tmp_path / "a" / "labels.npy")
     document = json.loads((tmp_path / "a" / "metadata.json").read_bytes())
     document["sha256"]["labels.npy"] = digest
-    document["metadata_sha256"] = storage._digest(document)
+    document["metadata_sha256"] = directory._digest(document)
     fileio.write_json_atomic(tmp_path / "a" / "metadata.json", document)
     with pytest.raises(artifact.ArtifactError, match="labels.npy is not a plain"):
         artifact.load_distilled(tmp_path / "a")
@@ -328,7 +329,7 @@ def test_a_crash_while_saving_leaves_the_old_dataset(tmp_path, monkeypatch, cras
 
 def test_a_reader_follows_a_replacement(tmp_path, monkeypatch):
     artifact.save_distilled(tmp_path / "a", _make(seed=0))
-    read, replaced = storage._read, []
+    read, replaced = directory._read, []
 
     def read_and_replace(file):
         content = read(file)
@@ -337,7 +338,7 @@ def test_a_reader_follows_a_replacement(tmp_path, monkeypatch):
             artifact.save_distilled(tmp_path / "a", _make(seed=1))
         return content
 
-    monkeypatch.setattr(storage, "_read", read_and_replace)
+    monkeypatch.setattr(directory, "_read", read_and_replace)
     _assert_same(artifact.load_distilled(tmp_path / "a"), _make(seed=1))
 
 
@@ -363,7 +364,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     fileio.write_bytes_atomic(path, b"old")
     code = (
-        "import os, sys; from d4a_jax import fileio\n"
+        "import os, sys; from d4a_jax.storage import fileio\n"
         "os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "fileio.write_bytes_atomic(sys.argv[1], b'new')"
     )
@@ -442,7 +443,7 @@ def test_replace_directory_restores_the_old_one(tmp_path, monkeypatch):
 
 def _take_lock(workdir):
     code = (
-        "import sys; from d4a_jax import fileio\n"
+        "import sys; from d4a_jax.storage import fileio\n"
         "try:\n"
         "  with fileio.WorkdirLock(sys.argv[1]): print('taken')\n"
         "except fileio.WorkdirBusyError as error: print(error)\n"
@@ -467,7 +468,7 @@ def test_a_second_process_is_refused(tmp_path):
 def test_the_lock_of_a_dead_process_does_not_block(tmp_path):
     pytest.importorskip("fcntl")
     code = (
-        "import os, sys; from d4a_jax import fileio\n"
+        "import os, sys; from d4a_jax.storage import fileio\n"
         "fileio.WorkdirLock(sys.argv[1]).__enter__(); os.kill(os.getpid(), 9)"
     )
     command = [sys.executable, "-c", code, tmp_path]

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from d4a_jax import baselines, coresets
-from d4a_jax.baselines import random_images, select_images
 from d4a_jax.config import from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.formation import form
+from d4a_jax.selection import baselines, coresets
+from d4a_jax.selection.baselines import random_images, select_images
 
 FEATURES = np.random.default_rng(0).normal(size=(9, 3))
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from d4a_jax.checkpoint import CheckpointError, CheckpointStore
+from d4a_jax.storage.checkpoint import CheckpointError, CheckpointStore
 
 # Orbax leaves coroutines behind where reading fails.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from d4a_jax import checkpoint, parallel
-from d4a_jax.checkpoint import CheckpointStore
+from d4a_jax.devices import parallel
+from d4a_jax.storage import checkpoint
+from d4a_jax.storage.checkpoint import CheckpointStore
 
 CLASSES = 10
 PIXELS = np.random.default_rng(0).random((CLASSES, 3, 2), np.float32)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from d4a_jax.artifact import load_distilled, save_distilled
-from d4a_jax.baselines import random_images
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.cost import total_passes
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation import DivergenceError, Interrupted
 from d4a_jax.evaluation import Evaluation
-from d4a_jax.fileio import WorkdirLock
+from d4a_jax.selection.baselines import random_images
+from d4a_jax.storage.fileio import WorkdirLock
 from experiments import cli, compare, rows, spread
 from experiments.compare import Cell, Comparison, lines_of, markdown, row_of
 from experiments.published import published

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from d4a_jax import config as configs
 from d4a_jax.config import Config, ConfigError, from_dict
 from d4a_jax.data import from_arrays
-from d4a_jax.run import check_fit
+from d4a_jax.distillation.run import check_fit
 from experiments.run import plan
 
 

@@ -19,8 +19,9 @@ import scipy.io
 from PIL import Image
 from tensorflow_datasets import core as tfds_core
 
-from d4a_jax import data, fileio
+from d4a_jax import data
 from d4a_jax.data import catalogue
+from d4a_jax.storage import fileio
 
 
 @pytest.fixture
@@ -484,7 +485,8 @@ def test_downloads(dirs, tmp_path, monkeypatch):
 
 _SCRIPT = """
 import dataclasses, sys
-from d4a_jax import data, fileio
+from d4a_jax import data
+from d4a_jax.storage import fileio
 from d4a_jax.data import catalogue
 data_dir, manual = sys.argv[1:]
 source = catalogue.SOURCES["cifar10"]

@@ -14,6 +14,7 @@ import pytest
 from d4a_jax import difficulty as difficulty_module
 from d4a_jax.config import from_dict
 from d4a_jax.data.dataset import from_arrays
+from d4a_jax.devices.parallel import make_layout
 from d4a_jax.difficulty import (
     Difficulty,
     Observation,
@@ -24,7 +25,6 @@ from d4a_jax.difficulty import (
     measure_difficulty,
     measures,
 )
-from d4a_jax.parallel import make_layout
 
 PER_CLASS, MISLABELED = 12, 5
 

@@ -11,11 +11,11 @@ from d4a_jax import config as configs
 from d4a_jax.artifact import load_distilled
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation import DivergenceError, Interrupted, distill
-from d4a_jax.journal import Journal
+from d4a_jax.distillation.run import check_fit, prepare
+from d4a_jax.distillation.run_state import first_state, segment_key, segment_task
+from d4a_jax.distillation.segments import finish
 from d4a_jax.metrics import read_metrics
-from d4a_jax.run import check_fit, prepare
-from d4a_jax.run_state import first_state, segment_key, segment_task
-from d4a_jax.segments import finish
+from d4a_jax.storage.journal import Journal
 
 CLASSES = 3
 

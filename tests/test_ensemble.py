@@ -12,6 +12,7 @@ import pytest
 
 from d4a_jax import ensemble as ensemble_module
 from d4a_jax.config import EvaluationConfig
+from d4a_jax.devices.parallel import Layout, make_layout, spread
 from d4a_jax.ensemble import (
     Ensemble,
     Subsets,
@@ -20,7 +21,6 @@ from d4a_jax.ensemble import (
     everything,
 )
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, make_layout, spread
 from d4a_jax.training import NetworkState, Normalization
 
 SHAPE, CLASSES = (8, 8, 3), 3

@@ -22,10 +22,10 @@ from d4a_jax.artifact import load_distilled, same_distilled
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation import DivergenceError, Interrupted, distill
-from d4a_jax.fileio import WorkdirLock
 from d4a_jax.metrics import MetricsError, read_metrics
+from d4a_jax.storage.fileio import WorkdirLock
+from d4a_jax.storage.workdir import Workdir
 from d4a_jax.surrogates import SURROGATES, StepResult, Surrogate
-from d4a_jax.workdir import Workdir
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 12
@@ -291,7 +291,7 @@ def test_a_full_disk_makes_a_sentence_and_no_traces(tmp_path, own_mounts):
     program = f"""
 import subprocess, sys, time
 import numpy as np
-from d4a_jax.checkpoint import CheckpointError, CheckpointStore
+from d4a_jax.storage.checkpoint import CheckpointError, CheckpointStore
 from experiments import cli
 cli.set_up_logging()
 disk, state = {str(tmp_path)!r}, {{f"leaf {{i}}": np.arange(500) for i in range(20)}}

@@ -12,14 +12,14 @@ from d4a_jax.analysis.answers import prefixes
 from d4a_jax.artifact import DistilledDataset, load_distilled
 from d4a_jax.config import EvaluationConfig, from_dict
 from d4a_jax.data import from_arrays
+from d4a_jax.devices.parallel import make_layout
 from d4a_jax.distillation import Interrupted, distill
+from d4a_jax.distillation.run import prepare
+from d4a_jax.distillation.run_state import distilled_so_far, empty_state, first_state
+from d4a_jax.distillation.stages import train_on_prefix
 from d4a_jax.ensemble import Ensemble, TrainingImages, everything
-from d4a_jax.journal import Journal
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import make_layout
-from d4a_jax.run import prepare
-from d4a_jax.run_state import distilled_so_far, empty_state, first_state
-from d4a_jax.stages import train_on_prefix
+from d4a_jax.storage.journal import Journal
 from d4a_jax.surrogates.label_learning import agreed, opinion
 from d4a_jax.training import Normalization
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from d4a_jax import parallel
+from d4a_jax.devices import parallel
 
 needs_devices = pytest.mark.skipif(
     jax.device_count() < 8, reason="needs 8 (fake) devices"

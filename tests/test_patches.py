@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from d4a_jax import formation, patches
+from d4a_jax import formation
 from d4a_jax.config import from_dict
 from d4a_jax.data import from_arrays
+from d4a_jax.selection import patches
 
 SIDE = 8
 

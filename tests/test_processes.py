@@ -15,8 +15,8 @@ import pytest
 from processes_worker import make_dataset
 
 from d4a_jax import config as configs
-from d4a_jax import processes
 from d4a_jax.artifact import load_distilled
+from d4a_jax.devices import processes
 from d4a_jax.distillation import distill
 from d4a_jax.metrics import read_metrics
 

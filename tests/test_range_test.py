@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from d4a_jax import range_test as range_tests
 from d4a_jax.config import from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation import DivergenceError, Interrupted, distill
-from d4a_jax.journal import Journal
-from d4a_jax.range_test import RATES, RangeTest
-from d4a_jax.run import prepare
-from d4a_jax.run_state import first_task
-from d4a_jax.segments import initial_pixels
+from d4a_jax.distillation import range_test as range_tests
+from d4a_jax.distillation.range_test import RATES, RangeTest
+from d4a_jax.distillation.run import prepare
+from d4a_jax.distillation.run_state import first_task
+from d4a_jax.distillation.segments import initial_pixels
+from d4a_jax.storage.journal import Journal
 from d4a_jax.surrogates import SURROGATES, StepResult, Surrogate
 
 STEPS = 12

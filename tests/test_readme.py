@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from d4a_jax.artifact import DistilledDataset, load_distilled, save_distilled
-from d4a_jax.baselines import random_images
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import from_arrays
 from d4a_jax.evaluation import evaluate
 from d4a_jax.export import export_distilled
+from d4a_jax.selection.baselines import random_images
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {

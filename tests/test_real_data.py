@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from d4a_jax import real_data
-from d4a_jax.parallel import make_layout
+from d4a_jax.devices.parallel import make_layout
 
 LABELS = np.array([2, 0, 1, 0, 2, 0, 2, 2], np.int32)
 # Every pixel of an image is its row number.

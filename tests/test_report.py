@@ -16,7 +16,7 @@ from d4a_jax.analysis.forgetting import FilterMasks
 from d4a_jax.artifact import ArtifactError, DistilledDataset, save_distilled
 from d4a_jax.config import Config
 from d4a_jax.data import from_arrays
-from d4a_jax.fileio import save_sealed_array
+from d4a_jax.storage.fileio import save_sealed_array
 
 _NAMES = ("<b>cat</b>", "dog\"'&", "eel")
 

@@ -10,13 +10,13 @@ import pytest
 from d4a_jax.analysis.methods import load_method
 from d4a_jax.artifact import ArtifactError, load_distilled, save_distilled
 from d4a_jax.augment.crops import cut_crops, draw_crops
-from d4a_jax.baselines import select_images, train_on_real_data
 from d4a_jax.config import from_dict
 from d4a_jax.data import from_arrays
+from d4a_jax.devices.parallel import make_layout
 from d4a_jax.ensemble import Ensemble, everything
 from d4a_jax.evaluation import training_images
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import make_layout
+from d4a_jax.selection.baselines import select_images, train_on_real_data
 from d4a_jax.soft_labels import with_soft_labels
 from d4a_jax.training import Normalization
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from d4a_jax.storage_errors import full_disk, reason, stragglers_held
+from d4a_jax.storage.errors import full_disk, reason, stragglers_held
 
 
 def unraisable(error, trace, thing=None):

@@ -11,8 +11,9 @@ import pytest
 from test_processes import VALUES
 
 from d4a_jax import config as configs
-from d4a_jax import parallel, real_data, streaming
+from d4a_jax import real_data
 from d4a_jax.data import from_arrays
+from d4a_jax.devices import parallel, streaming
 from d4a_jax.distillation import distill
 from d4a_jax.networks import create_network
 from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task

@@ -14,11 +14,11 @@ import pytest
 from d4a_jax import formation
 from d4a_jax.config import Config, ConfigError, from_dict
 from d4a_jax.data import from_arrays
+from d4a_jax.devices.parallel import make_layout
+from d4a_jax.distillation.run import check_fit
+from d4a_jax.distillation.segments import pixel_learning_rate, pixel_optimizer
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import make_layout
 from d4a_jax.real_data import index_classes, load_real_data, make_pool
-from d4a_jax.run import check_fit
-from d4a_jax.segments import pixel_learning_rate, pixel_optimizer
 from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task
 from d4a_jax.surrogates.network_updates import fresh_network, train_between_steps
 from d4a_jax.training import NetworkState, Normalization

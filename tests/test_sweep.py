@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from d4a_jax.artifact import load_distilled
-from d4a_jax.baselines import random_images
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation import DivergenceError, Interrupted
 from d4a_jax.evaluation import Evaluation
-from d4a_jax.fileio import WorkdirLock
 from d4a_jax.regularizers import REGULARIZERS
+from d4a_jax.selection.baselines import random_images
+from d4a_jax.storage.fileio import WorkdirLock
 from experiments import budget, rows, sweep, sweep_table
 from experiments.sweeps.ablation import ablation
 

@@ -10,9 +10,9 @@ import pytest
 
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.data import from_arrays
+from d4a_jax.devices.parallel import make_layout
 from d4a_jax.ensemble import Ensemble
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import make_layout
 from d4a_jax.trajectories import (
     ExpertStore,
     flattening,

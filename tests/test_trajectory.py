@@ -11,13 +11,13 @@ import pytest
 from d4a_jax import rng
 from d4a_jax.config import ConfigError, TrajectoryConfig, from_dict
 from d4a_jax.data import from_arrays
+from d4a_jax.devices.parallel import make_layout
 from d4a_jax.distillation import Interrupted, distill
-from d4a_jax.journal import Journal
+from d4a_jax.distillation.run import check_fit, prepare
 from d4a_jax.metrics import read_metrics
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import make_layout
 from d4a_jax.real_data import RealData
-from d4a_jax.run import check_fit, prepare
+from d4a_jax.storage.journal import Journal
 from d4a_jax.surrogates import SurrogateContext, Task, trajectory_matching
 from d4a_jax.surrogates.student import draw_batches
 from d4a_jax.surrogates.trajectory import ExpertPair, draw_starts, window

@@ -7,8 +7,8 @@ import pytest
 
 from d4a_jax.config import Config, ConfigError, from_dict
 from d4a_jax.data import from_arrays
-from d4a_jax.fileio import WorkdirBusyError
-from d4a_jax.workdir import Workdir, environment
+from d4a_jax.storage.fileio import WorkdirBusyError
+from d4a_jax.storage.workdir import Workdir, environment
 
 CONFIG = from_dict({"synthetic": {"segments": [4, 6]}})
 

@@ -21,6 +21,7 @@ import numpy as np
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.config import EvaluationConfig, RuntimeConfig
 from d4a_jax.data import Dataset
+from d4a_jax.devices.parallel import Layout, make_layout, spread
 from d4a_jax.ensemble import (
     Ensemble,
     ProgressHook,
@@ -29,9 +30,8 @@ from d4a_jax.ensemble import (
     everything,
 )
 from d4a_jax.evaluation import hits
-from d4a_jax.fileio import dump_json, save_array_atomic, write_json_atomic
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import Layout, make_layout, spread
+from d4a_jax.storage.fileio import dump_json, save_array_atomic, write_json_atomic
 from d4a_jax.training import Normalization
 
 

@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from d4a_jax.fileio import write_bytes_atomic
+from d4a_jax.storage.fileio import write_bytes_atomic
 
 
 class Theme(NamedTuple):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from d4a_jax.analysis.deciles import spread_over_networks
-from d4a_jax.fileio import load_sealed_array
+from d4a_jax.storage.fileio import load_sealed_array
 
 
 class FilterMasks(NamedTuple):

@@ -8,8 +8,8 @@ from pathlib import Path
 from d4a_jax.analysis import forgetting
 from d4a_jax.analysis.answers import TrainingSet, prefixes, whole_data
 from d4a_jax.artifact import DistilledDataset, load_distilled
-from d4a_jax.baselines import random_images
 from d4a_jax.data import Dataset
+from d4a_jax.selection.baselines import random_images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from d4a_jax.analysis.forgetting import load_masks
 from d4a_jax.analysis.methods import distilled_directory
 from d4a_jax.artifact import DistilledDataset, load_distilled
 from d4a_jax.data import Dataset
-from d4a_jax.fileio import write_bytes_atomic
 from d4a_jax.metrics import read_metrics
+from d4a_jax.storage.fileio import write_bytes_atomic
 
 _TEMPLATE = "report.html.jinja"
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from d4a_jax.analysis.forgetting import FilterMasks
 from d4a_jax.artifact import DistilledDataset
+from d4a_jax.artifact.gallery import encode_png
 from d4a_jax.data import Dataset
-from d4a_jax.gallery import encode_png
 
 # Larger images are shrunk, and fewer classes shown where the page would grow too large.
 _LARGEST_SIDE = 96

@@ -1,8 +1,8 @@
-"""The distilled dataset, in memory (`distilled`) and on the disk (`storage`)."""
+"""The distilled dataset, in memory (`distilled`) and on the disk (`directory`)."""
 
 from d4a_jax.artifact.checks import ArtifactError
+from d4a_jax.artifact.directory import SCHEMA_VERSION, load_distilled, save_distilled
 from d4a_jax.artifact.distilled import DistilledDataset, same_distilled
-from d4a_jax.artifact.storage import SCHEMA_VERSION, load_distilled, save_distilled
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from d4a_jax import fileio
 from d4a_jax.data.catalogue import Archive, Source
 from d4a_jax.data.errors import DatasetError
+from d4a_jax.storage import fileio
 
 HIDDEN = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from d4a_jax import fileio
 from d4a_jax.data import statistics
 from d4a_jax.data.dataset import Dataset, check_label_range, make_fingerprint
 from d4a_jax.data.errors import DatasetError
+from d4a_jax.storage import fileio
 
 try:
     import fcntl

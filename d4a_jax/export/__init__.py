@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from d4a_jax import fileio
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.export.arrays import export_npz, export_safetensors, export_torch
 from d4a_jax.export.content import ExportData, prepare
 from d4a_jax.export.folders import export_huggingface, export_imagefolder
 from d4a_jax.export.tfds import export_tfds
 from d4a_jax.log import logger
+from d4a_jax.storage import fileio
 
 EXPORTERS: dict[str, Callable[[ExportData, Path], None]] = {
     "imagefolder": export_imagefolder,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from d4a_jax import fileio
 from d4a_jax.export import content
 from d4a_jax.export.content import ExportData
+from d4a_jax.storage import fileio
 
 
 def export_npz(data: ExportData, path: Path) -> None:

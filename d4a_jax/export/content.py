@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from d4a_jax import fileio
 from d4a_jax.artifact import DistilledDataset
+from d4a_jax.storage import fileio
 
 
 class ExportData(NamedTuple):

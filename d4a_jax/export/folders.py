@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from d4a_jax import fileio, gallery
+from d4a_jax.artifact import gallery
 from d4a_jax.export import content
 from d4a_jax.export.content import ExportData
+from d4a_jax.storage import fileio
 
 
 def export_imagefolder(data: ExportData, path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d4a_jax import gallery
+from d4a_jax.artifact import gallery
 from d4a_jax.export import content
 from d4a_jax.export.content import ExportData
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from d4a_jax.convolution import conv2d
-from d4a_jax.pooling import relu_avg_pool
+from d4a_jax.networks.pooling import relu_avg_pool
 
 # PyTorch's default for linear and convolution kernels, U(-b, b), b = fan_in ** -0.5.
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -1,7 +1,7 @@
 """Surrogate objectives: each turns one step on a segment into a pixel gradient.
 
 A surrogate is a pair of pure functions in optax's manner. The segment loop in
-`distillation.py` does not know which one runs. To add one, write a function that
+`distillation/` does not know which one runs. To add one, write a function that
 returns a `Surrogate` and enter it in `SURROGATES`.
 """
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 
 from d4a_jax.config import Config
+from d4a_jax.devices.parallel import Layout
 from d4a_jax.networks import Network
-from d4a_jax.parallel import Layout
 from d4a_jax.real_data import Pool, RealData
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import Experts

@@ -19,7 +19,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from d4a_jax.parallel import map_items
+from d4a_jax.devices.parallel import map_items
 from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext
 from d4a_jax.surrogates.class_matching import (
     Classes,

@@ -20,9 +20,9 @@ from jax import lax
 
 from d4a_jax import rng
 from d4a_jax.augment import siamese_augment
+from d4a_jax.devices.parallel import map_items
 from d4a_jax.formation import decode, form_tiles
 from d4a_jax.matching import distance
-from d4a_jax.parallel import map_items
 from d4a_jax.real_data import Pool, RealData
 from d4a_jax.regularizers import REGULARIZERS, RegularizerContext, mix
 from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext, Task

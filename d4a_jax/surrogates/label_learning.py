@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import optax
 
 from d4a_jax.config import TrajectoryConfig
+from d4a_jax.devices.parallel import compiled, split_batch
 from d4a_jax.formation import form
-from d4a_jax.parallel import compiled, split_batch
 from d4a_jax.surrogates.base import LabelLearning, SurrogateContext, Task
 from d4a_jax.trajectories import Experts
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from d4a_jax import rng
+from d4a_jax.devices.parallel import split_batch
+from d4a_jax.devices.streaming import owned_rows
 from d4a_jax.formation import form_tiles
-from d4a_jax.parallel import split_batch
 from d4a_jax.real_data import Pool, draw_images, draw_positions
-from d4a_jax.streaming import owned_rows
 from d4a_jax.surrogates.base import SurrogateContext, Task
 from d4a_jax.training import (
     Batch,

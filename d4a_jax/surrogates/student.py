@@ -9,8 +9,8 @@ from jax import lax
 
 from d4a_jax import rng
 from d4a_jax.augment import siamese_augment
+from d4a_jax.devices.parallel import split_batch
 from d4a_jax.formation import form_tiles
-from d4a_jax.parallel import split_batch
 from d4a_jax.surrogates.base import SurrogateContext, Task
 
 

@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from d4a_jax import fileio
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset
 from d4a_jax.data.cache import exclusive
+from d4a_jax.devices.parallel import Layout, replicate, to_host
+from d4a_jax.devices.processes import any_of, held_by_main
+from d4a_jax.devices.streaming import place_everywhere
 from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
 from d4a_jax.networks import Network, create_network
-from d4a_jax.parallel import Layout, replicate, to_host
-from d4a_jax.processes import any_of, held_by_main
-from d4a_jax.streaming import place_everywhere
+from d4a_jax.storage import fileio
 from d4a_jax.training import Normalization, constant, steps_per_epoch
 from d4a_jax.trajectories.store import ExpertStore, stored_bytes
 

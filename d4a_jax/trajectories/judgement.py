@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import fileio
 from d4a_jax.data import Dataset
-from d4a_jax.parallel import spread, to_host
-from d4a_jax.processes import any_of
-from d4a_jax.streaming import place
+from d4a_jax.devices.parallel import spread, to_host
+from d4a_jax.devices.processes import any_of
+from d4a_jax.devices.streaming import place
+from d4a_jax.storage import fileio
 from d4a_jax.trajectories.experts import Experts
 
 # Experts that are asked, the first ones; their mean is all that is kept.

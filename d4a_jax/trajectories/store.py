@@ -17,8 +17,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from d4a_jax import fileio
 from d4a_jax.log import logger
+from d4a_jax.storage import fileio
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -16,12 +16,17 @@ from matplotlib.figure import Figure
 
 from d4a_jax import filtering
 from d4a_jax.config import from_dict
+from d4a_jax.devices.streaming import HostReader
+from d4a_jax.distillation.run import Run, prepare
+from d4a_jax.distillation.run_state import (
+    begin_segment,
+    empty_state,
+    segment_key,
+    segment_task,
+)
 from d4a_jax.ensemble import TrainingImages, everything
-from d4a_jax.journal import Journal
 from d4a_jax.log import logger
-from d4a_jax.run import Run, prepare
-from d4a_jax.run_state import begin_segment, empty_state, segment_key, segment_task
-from d4a_jax.streaming import HostReader
+from d4a_jax.storage.journal import Journal
 from experiments.benchmark.cases import Case, random_images
 from experiments.benchmark.measure import in_turns, program_memory
 

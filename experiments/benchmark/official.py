@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from d4a_jax.config import Config, ConfigError
-from d4a_jax.segments import pixel_learning_rate
+from d4a_jax.distillation.segments import pixel_learning_rate
 
 _NEEDED = {
     "condense.py": ("dist", "add_loss", "matchloss", "Synthesizer"),

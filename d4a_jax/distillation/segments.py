@@ -12,10 +12,10 @@ import optax
 from jax import lax
 
 from d4a_jax import rng
-from d4a_jax.beginnings import frozen_images
 from d4a_jax.config import Config
+from d4a_jax.devices.parallel import Layout, compiled, map_items, split_batch
 from d4a_jax.formation import compose
-from d4a_jax.parallel import Layout, compiled, map_items, split_batch
+from d4a_jax.selection.beginnings import frozen_images
 from d4a_jax.surrogates import Surrogate, Task
 
 _ADAM_SECOND_BETA = 0.9  # SRe2L's.

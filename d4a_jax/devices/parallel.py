@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from d4a_jax.processes import any_of
+from d4a_jax.devices.processes import any_of
 
 AXIS = "items"
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from d4a_jax.parallel import to_host
-from d4a_jax.run import Run
-from d4a_jax.segments import DIVERGED, pixel_learning_rate
+from d4a_jax.devices.parallel import to_host
+from d4a_jax.distillation.run import Run
+from d4a_jax.distillation.segments import DIVERGED, pixel_learning_rate
 
 # How often a segment may start over.
 MAX_ATTEMPTS = 3

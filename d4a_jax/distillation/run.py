@@ -10,17 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from d4a_jax import beginnings
 from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset, data_directory
+from d4a_jax.devices.parallel import Layout, compiled, make_layout
+from d4a_jax.devices.processes import any_of, is_main
+from d4a_jax.devices.streaming import HostImages, ReadAhead
 from d4a_jax.difficulty import RealDifficulty, load_or_cross_fit
+from d4a_jax.distillation.segments import (
+    pixel_learning_rate,
+    pixel_optimizer,
+    segment_functions,
+)
 from d4a_jax.ensemble import Ensemble, ProgressHook
 from d4a_jax.evaluation import Judge
-from d4a_jax.journal import Journal
 from d4a_jax.networks import Network, create_network
-from d4a_jax.parallel import Layout, compiled, make_layout
-from d4a_jax.processes import any_of, is_main
 from d4a_jax.real_data import (
     ClassIndex,
     Pool,
@@ -30,8 +34,8 @@ from d4a_jax.real_data import (
     make_pool,
     spread_pool,
 )
-from d4a_jax.segments import pixel_learning_rate, pixel_optimizer, segment_functions
-from d4a_jax.streaming import HostImages, ReadAhead
+from d4a_jax.selection import beginnings
+from d4a_jax.storage.journal import Journal
 from d4a_jax.surrogates import SURROGATES, Surrogate, SurrogateContext
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import (

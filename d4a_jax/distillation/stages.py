@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from d4a_jax import filtering, rng
+from d4a_jax.devices.parallel import to_host
+from d4a_jax.distillation.run import Run
+from d4a_jax.distillation.run_state import RunState
+from d4a_jax.distillation.segments import finish, finish_labels
 from d4a_jax.ensemble import TrainingImages, everything
-from d4a_jax.fileio import save_sealed_array
-from d4a_jax.parallel import to_host
-from d4a_jax.run import Run
-from d4a_jax.run_state import RunState
-from d4a_jax.segments import finish, finish_labels
+from d4a_jax.storage.fileio import save_sealed_array
 
 
 def freeze(run: Run, state: RunState) -> RunState:

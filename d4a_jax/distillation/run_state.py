@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import divergence, rng
+from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
-from d4a_jax.checkpoint import CheckpointStore
-from d4a_jax.parallel import spread
+from d4a_jax.devices.parallel import spread
+from d4a_jax.distillation import divergence
+from d4a_jax.distillation.run import Run
+from d4a_jax.distillation.segments import SegmentState, begin
 from d4a_jax.real_data import make_pool
-from d4a_jax.run import Run
-from d4a_jax.segments import SegmentState, begin
+from d4a_jax.storage.checkpoint import CheckpointStore
 from d4a_jax.surrogates import Task
 
 

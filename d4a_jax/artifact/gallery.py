@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from d4a_jax import fileio
+from d4a_jax.storage import fileio
 
 _BACKGROUND = (255, 255, 255)
 _INK = (40, 40, 40)

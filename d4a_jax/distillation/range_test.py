@@ -18,19 +18,20 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import fileio, rng
+from d4a_jax import rng
 from d4a_jax.config import Config
-from d4a_jax.divergence import DivergenceError
-from d4a_jax.parallel import compiled, to_host
-from d4a_jax.processes import any_of
-from d4a_jax.run import Run
-from d4a_jax.run_state import first_task
-from d4a_jax.segments import (
+from d4a_jax.devices.parallel import compiled, to_host
+from d4a_jax.devices.processes import any_of
+from d4a_jax.distillation.divergence import DivergenceError
+from d4a_jax.distillation.run import Run
+from d4a_jax.distillation.run_state import first_task
+from d4a_jax.distillation.segments import (
     begin,
     pixel_learning_rate,
     pixel_optimizer,
     segment_functions,
 )
+from d4a_jax.storage import fileio
 
 # Half a decade apart; zero shows what the images are worth before the first step.
 RATES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -12,16 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import coresets, rng
+from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset, data_directory
+from d4a_jax.devices.parallel import make_layout, spread
 from d4a_jax.difficulty import load_or_cross_fit
 from d4a_jax.ensemble import Ensemble, TrainingImages, everything
 from d4a_jax.formation import compose
 from d4a_jax.networks import create_network
-from d4a_jax.parallel import make_layout, spread
 from d4a_jax.real_data import ClassIndex, index_classes
+from d4a_jax.selection import coresets
 from d4a_jax.training import Normalization
 
 SELECTIONS = ("random", "herding", "k_center", "easiest", "hardest", "window")

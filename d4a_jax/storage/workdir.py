@@ -22,10 +22,11 @@ from typing import Any
 
 import jax
 
-from d4a_jax import __version__, fileio
+from d4a_jax import __version__
 from d4a_jax.config import Config, ConfigError, differences, from_dict
 from d4a_jax.data import Dataset
-from d4a_jax.processes import is_main
+from d4a_jax.devices.processes import is_main
+from d4a_jax.storage import fileio
 
 _FILE = "config.json"
 _PACKAGES = (

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from d4a_jax import divergence, stages
 from d4a_jax.artifact import (
     ArtifactError,
     DistilledDataset,
@@ -24,16 +23,14 @@ from d4a_jax.artifact import (
     same_distilled,
     save_distilled,
 )
-from d4a_jax.checkpoint import CheckpointStore
 from d4a_jax.config import Config, validate
 from d4a_jax.data import Dataset
-from d4a_jax.divergence import DivergenceError
-from d4a_jax.fileio import put_aside
-from d4a_jax.journal import Journal
-from d4a_jax.processes import any_of, check_same, is_main
-from d4a_jax.range_test import with_learning_rate
-from d4a_jax.run import Interrupted, Run, check_fit, prepare
-from d4a_jax.run_state import (
+from d4a_jax.devices.processes import any_of, check_same, is_main
+from d4a_jax.distillation import divergence, stages
+from d4a_jax.distillation.divergence import DivergenceError
+from d4a_jax.distillation.range_test import with_learning_rate
+from d4a_jax.distillation.run import Interrupted, Run, check_fit, prepare
+from d4a_jax.distillation.run_state import (
     RunState,
     begin_segment,
     distilled_so_far,
@@ -44,9 +41,10 @@ from d4a_jax.run_state import (
     segment_key,
     segment_task,
 )
-from d4a_jax.segments import DIVERGED
-
-__all__ = ["DivergenceError", "Interrupted", "distill"]
+from d4a_jax.distillation.segments import DIVERGED
+from d4a_jax.storage.checkpoint import CheckpointStore
+from d4a_jax.storage.fileio import put_aside
+from d4a_jax.storage.journal import Journal
 
 
 def distill(

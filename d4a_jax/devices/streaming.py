@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax.parallel import (
+from d4a_jax.devices.parallel import (
     Layout,
     exceeds_memory,
     local_parts,

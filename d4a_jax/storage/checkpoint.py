@@ -22,11 +22,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 from orbax.checkpoint import v1 as ocp
 
-from d4a_jax import fileio
+from d4a_jax.devices.parallel import to_host
+from d4a_jax.devices.processes import any_of, by_main, is_main, loss_of, of_main
 from d4a_jax.log import logger
-from d4a_jax.parallel import to_host
-from d4a_jax.processes import any_of, by_main, is_main, loss_of, of_main
-from d4a_jax.storage_errors import (
+from d4a_jax.storage import fileio
+from d4a_jax.storage.errors import (
     drop_unfinished_reads,
     full_disk,
     reason,

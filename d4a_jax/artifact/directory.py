@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from d4a_jax import fileio, gallery
+from d4a_jax.artifact import gallery
 from d4a_jax.artifact.checks import ArtifactError
 from d4a_jax.artifact.distilled import ARRAYS, OPTIONAL_ARRAYS, DistilledDataset
+from d4a_jax.storage import fileio
 
 SCHEMA_VERSION = 1
 _FORMAT = "d4a_jax.distilled"

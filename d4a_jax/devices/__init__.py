@@ -1,0 +1,1 @@
+"""Devices, processes and hosts: the only place for sharding and compilation."""

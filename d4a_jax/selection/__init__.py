@@ -1,0 +1,1 @@
+"""Real images that are chosen instead of distilled, or to begin with."""
