@@ -18,17 +18,16 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
-from d4a_jax import matching  # noqa: E402
 from d4a_jax.config import Config  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
 from d4a_jax.selection.baselines import random_images, train_on_real_data  # noqa: E402
 from d4a_jax.training import Normalization  # noqa: E402
 from experiments import cli, config_flag  # noqa: E402
+from experiments.benchmark.one_class import match_class  # noqa: E402
 
 _STEPS = flags.DEFINE_list("network_steps", ["0", "500"], "SGD steps on real images.")
 _CLASSES = flags.DEFINE_integer("classes", 3, "Classes to look at.", 1)
@@ -48,79 +47,42 @@ def batches(dataset: Dataset, config: Config, label: int) -> tuple[np.ndarray, .
     return tuple(np.asarray(normalize(x), np.float64) for x in (real, formed))
 
 
-def pixel_gradient(
-    spec: str,
-    params: dict,
-    label: int,
-    real: np.ndarray,
-    new: np.ndarray,
-    distance: str,
-    dtype: str,
-) -> np.ndarray:
-    """Gradient of one class's matching loss with respect to what the network sees.
-
-    Args:
-      spec: of the network.
-      params: its parameters.
-      label: the class.
-      real: normalized `[m, h, w, c]`.
-      new: normalized `[n, h, w, c]`.
-      distance: between the gradients.
-      dtype: in which the network computes.
-    """
-    wide = np.float64 if dtype == "float64" else np.float32
-    with jax.enable_x64(dtype == "float64"):
-        params = jax.tree.map(lambda x: jnp.asarray(x, wide), params)
-        classes = params["classifier"]["bias"].shape[0]
-        network = create_network(spec, classes, new.shape[1:], jnp.dtype(dtype))
-        layers = matching.select_layers(params)
-
-        def loss(params, images):
-            variables = {"params": params}
-            return matching.class_loss(network, variables, images, jnp.int32(label))
-
-        def gradient(params, real, new):
-            target = matching.matched_gradient(lambda p: loss(p, real), params, layers)
-            measure = lambda found: matching.distance(distance, found, target)
-            return matching.pixel_gradient(measure, loss, params, new, layers)[1]
-
-        found = jax.jit(gradient)(params, real.astype(wide), new.astype(wide))
-        return np.asarray(found, np.float64)
-
-
 def compare(exact: np.ndarray, found: np.ndarray) -> tuple[float, float]:
     """Cosine of two gradients and ratio of the second one's norm to the first's."""
     norms = np.linalg.norm(exact), np.linalg.norm(found)
-    return float(np.vdot(exact, found) / (norms[0] * norms[1])), norms[1] / norms[0]
+    cosine = np.vdot(exact, np.asarray(found, exact.dtype)) / (norms[0] * norms[1])
+    return float(cosine), norms[1] / norms[0]
 
 
 def measure(dataset: Dataset, config: Config, steps: int, classes: int) -> list[list]:
     """Rows of the table for one network, means over the classes."""
-    params = _network(dataset, config, steps)
+    variables = _variables(dataset, config, steps)
     rows = []
     for distance in DISTANCES:
+        settings = dataclasses.replace(config.matching, distance=distance)
         found = {dtype: [] for dtype in DTYPES}
         for label in range(min(classes, dataset.num_classes)):
-            images = (label, *batches(dataset, config, label), distance)
-            exact = pixel_gradient(config.network, params, *images, "float64")
+            given = (config.network, settings, variables, label)
+            given += batches(dataset, config, label)
+            _, exact = match_class(*given, "float64")
             for dtype in DTYPES:
-                rounded = pixel_gradient(config.network, params, *images, dtype)
+                _, rounded = match_class(*given, dtype)
                 found[dtype].append(compare(exact, rounded))
         means = [f"{x:.6f}" for dtype in DTYPES for x in np.mean(found[dtype], 0)]
         rows.append([str(steps), distance, *means])
     return rows
 
 
-def _network(dataset, config, steps):
+def _variables(dataset, config, steps):
     if not steps:
         network = create_network(
             config.network, dataset.num_classes, dataset.image_shape
         )
-        return network.init(jax.random.key(config.seed))["params"]
+        return network.init(jax.random.key(config.seed))
     settings = dataclasses.replace(config.difficulty, max_steps=steps)
     config = dataclasses.replace(config, difficulty=settings)
     _, variables = train_on_real_data(dataset, config, config.seed)
-    return jax.tree.map(lambda stacked: stacked[0], variables["params"])
+    return jax.tree.map(lambda stacked: stacked[0], variables)
 
 
 def main(choice: config_flag.Choice) -> None:

@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from d4a_jax import matching
-from d4a_jax.config import Config
 from d4a_jax.log import logger
-from d4a_jax.networks import create_network
 from experiments.benchmark import measure, official
+from experiments.benchmark.one_class import match_class
 from experiments.benchmark.pieces import Subject
 
 # In float32 the two differ by rounding; another computation differs by far more.
@@ -128,55 +125,45 @@ def gradient_difference(session: official.Session, subject: Subject) -> float:
     """
     import torch
 
-    new, new_labels = session.synthetic.sample(0)
-    size = subject.run.config.matching.batch_real
+    config = subject.run.config
+    size = config.matching.batch_real
     images = np.asarray(subject.task.data.images[0, :size], np.float32) / 255
-    real = torch.tensor(images.transpose(0, 3, 1, 2), device=new.device)
-    both = session.augment(torch.cat([real, new])).detach()
-    real, new = both[:size], both[size:].requires_grad_()
+    new, _ = session.synthetic.sample(0)
+    real = torch.tensor(_nchw(images), device=new.device)
+    both = _nhwc(session.augment(torch.cat([real, new])))
+    real, new = both[:size], both[size:]
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
-        labels = torch.zeros(size, dtype=torch.long, device=new.device)
-        session.loss(real, new, labels, new_labels).backward()
+        _, theirs = official_match(session, real, new)
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
-    theirs = _nhwc(new.grad)
-    ours = _pixel_gradient(
-        subject.run.config, subject.segment.surrogate, _nhwc(real), _nhwc(new)
-    )
+    variables = subject.segment.surrogate.variables
+    _, ours = match_class(config.network, config.matching, variables, 0, real, new)
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def official_match(
+    session: official.Session, real: np.ndarray, new: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `match_class` returns, of class 0 by the official code, in its precision."""
+    import torch
+
+    device = next(session.model.parameters()).device
+    tensors = [torch.tensor(_nchw(x), device=device) for x in (real, new)]
+    tensors[1].requires_grad_()
+    labels = [torch.zeros(len(x), dtype=torch.long, device=device) for x in tensors]
+    loss = session.loss(*tensors, *labels)
+    loss.backward()
+    return loss.detach().cpu().numpy(), _nhwc(tensors[1].grad)
+
+
+def _nchw(images):
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def _nhwc(tensor):
     return tensor.detach().cpu().numpy().transpose(0, 2, 3, 1)
-
-
-def _pixel_gradient(config: Config, state, real, new):
-    """This library's gradient for class 0, with respect to what the network sees."""
-    classes = state.params["classifier"]["bias"].shape[0]
-    network = create_network(config.network, classes, new.shape[1:])
-    layers = matching.select_layers(
-        state.params,
-        config.matching.match_norm_and_bias,
-        config.matching.match_classifier,
-    )
-
-    def gradient(state, real, new):
-        def loss(params, images):
-            variables = {**state.variables, "params": params}
-            return matching.class_loss(network, variables, images, jnp.int32(0))
-
-        target = matching.matched_gradient(
-            lambda params: loss(params, real), state.params, layers
-        )
-        return matching.pixel_gradient(
-            lambda g: matching.distance(config.matching.distance, g, target),
-            *(loss, state.params, new, layers),
-        )[1]
-
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(jax.jit(gradient)(state, real, new))
 
 
 def official_weights(params: dict) -> dict[str, np.ndarray]:
