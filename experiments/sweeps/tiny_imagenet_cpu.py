@@ -2,8 +2,9 @@
 
 The first 10 of the 200 classes, 32 x 32 pixels, ConvNet of width 32 and depth 3, 10
 images per class in all, factor 2, 32 real images per class and step, a fresh network
-every 25 steps, trained on 256 real images between steps. D4A has two segments. IDC and
-D4A take the same total number of matching steps.
+every 25 steps, trained on 256 real images between steps. D4A has segments of five images.
+IDC and D4A take the same total number of matching steps. The rows with `20` have twice
+the images.
 """
 
 from experiments.sweeps.ablation import ablation
@@ -24,4 +25,10 @@ BASE = {
     "evaluation": {"repeats": 3, "prefix_repeats": 3, "max_steps": 800},
 }
 
-ROWS = ablation(BASE, segments=2)
+_TWICE = BASE | {"synthetic": BASE["synthetic"] | {"images_per_class": 20}}
+_ROWS_20 = ablation(_TWICE, segments=4)
+
+ROWS = ablation(BASE, segments=2) | {
+    f"{name}-20": _ROWS_20[name]
+    for name in ("random-mosaic", "idc", "d4a-guard-none", "d4a-guard-anchor")
+}
