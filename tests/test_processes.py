@@ -86,6 +86,22 @@ def finish(started, seconds):
             process.kill()
 
 
+# Trajectories, with labels that are learned together with the images.
+LABELS = SHORT | {
+    "matching": SHORT["matching"] | {"surrogate": "trajectory", "steps": "joint"},
+    "regularizer": {"name": "none"},
+    "trajectory": {
+        "experts": 2,
+        "epochs": 3,
+        "batch_size": 6,
+        "max_start_epoch": 2,
+        "expert_epochs": 1,
+        "student_steps": 2,
+        "label_learning_rate": 1.0,
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def single():
     """The same in one process, on as many devices."""
@@ -122,6 +138,20 @@ def test_four_processes_give_the_result_of_one(single, tmp_path):
     assert statuses == [0, 0, 0, 0], errors
     result = load_distilled(tmp_path / "distilled")
     np.testing.assert_array_equal(result.images, single.prefix(1).images)
+
+
+@pytest.mark.multiprocess
+def test_labels_that_two_processes_learn_are_those_of_one(tmp_path):
+    if jax.device_count() < 2:
+        pytest.skip("needs 2 (fake) devices")
+    values = LABELS | {"data": {"data_dir": str(tmp_path / "two")}}
+    statuses, errors = finish(start(2, 1, tmp_path / "run", values), 900)
+    assert statuses == [0, 0], errors
+    result = load_distilled(tmp_path / "run" / "distilled")
+    alone = {"data": {"data_dir": str(tmp_path / "one")}, "runtime": {"devices": 2}}
+    expected = distill(make_dataset(), configs.from_dict(LABELS | alone))
+    np.testing.assert_array_equal(result.images, expected.images)
+    np.testing.assert_array_equal(result.label_logits, expected.label_logits)
 
 
 @pytest.mark.multiprocess
