@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from d4a_jax import metrics
+from d4a_jax.log import logger
+from d4a_jax.metrics import progress as progress_lib
 
 
 def _lines(workdir):
@@ -145,7 +147,7 @@ def test_rewinding_rewrites_tensorboard(tmp_path):
 def test_without_tensorboardx(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    monkeypatch.setattr(metrics.logger, "info", lambda *a: lines.append(a))
+    monkeypatch.setattr(logger, "info", lambda *a: lines.append(a))
     with metrics.MetricsWriter(tmp_path) as writer:
         writer.write(1, {"loss": 0.5})
         writer.write(2, {"loss": 0.5})
@@ -171,8 +173,8 @@ def _no_display(monkeypatch):
 def test_progress_in_a_log_is_throttled(monkeypatch):
     lines, clock = [], _Clock()
     _no_display(monkeypatch)
-    monkeypatch.setattr(metrics, "time", clock)
-    monkeypatch.setattr(metrics.logger, "info", lambda form, *a: lines.append(form % a))
+    monkeypatch.setattr(progress_lib, "time", clock)
+    monkeypatch.setattr(logger, "info", lambda form, *a: lines.append(form % a))
     with metrics.Progress(total=7305, initial=100, label="segment 1") as progress:
         clock.now += 60  # Compilation is not part of the rate.
         progress.update(105, loss=0.12345678)

@@ -1,28 +1,22 @@
-"""Numbers that a run reports: a JSON-lines file, TensorBoard and a progress line."""
+"""The record of a run: `metrics.jsonl`, and TensorBoard as a view of it."""
 
-import contextlib
 import json
 import math
 import os
-import re
-import secrets
 import shutil
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from d4a_jax.log import logger
+from d4a_jax.metrics.board import Board
 from d4a_jax.storage import fileio
 
 _FILE = "metrics.jsonl"
 _RESERVED = ("time", "step")
-# Longest time that a figure takes to show up in TensorBoard.
-_BOARD_SECONDS = 10.0
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 Record = dict[str, Any]
@@ -102,7 +96,7 @@ class MetricsWriter:
         array = array[:, :, None] if array.ndim == 2 else array
         board = self._board("images")
         if board is not None:
-            board.image(_clean(tag), array, int(step))
+            board.image(tag, array, int(step))
 
     def rewind(self, keep: Callable[[Record], bool]) -> int:
         """Drops the records that a resumed run is going to write again.
@@ -144,7 +138,7 @@ class MetricsWriter:
         group = "".join(f"{tag}_{record[tag]}/" for tag in tags)
         for name in names:
             value = _from_json(record[name])
-            board.scalar(_clean(group + name), value, record["step"], record["time"])
+            board.scalar(group + name, value, record["step"], record["time"])
 
     def _board_path(self, kind: str) -> Path:
         return self._workdir / "tensorboard" / kind
@@ -154,7 +148,7 @@ class MetricsWriter:
         if kind not in self._boards:
             try:
                 # Scalars and images lie apart: rewinding rewrites scalars alone.
-                self._boards[kind] = _Board(self._board_path(kind))
+                self._boards[kind] = Board(self._board_path(kind))
             except ImportError:
                 if not self._boards:
                     logger.info("tensorboardX is not installed: TensorBoard is off.")
@@ -166,44 +160,6 @@ class MetricsWriter:
             if board is not None:
                 board.close()
         self._boards = {}
-
-
-class _Board:
-    """TensorBoard's event file of one kind of figures.
-
-    Written by tensorboardX's synchronous writer: the thread of its `SummaryWriter` dies
-    of a full disk, and everything behind it waits for ever.
-    """
-
-    def __init__(self, directory: Path):
-        from tensorboardX import event_file_writer, proto, summary
-
-        self._event, self._summary = proto.event_pb2.Event, summary
-        directory.mkdir(parents=True, exist_ok=True)
-        self._file = event_file_writer.EventsWriter(
-            str(directory / "events"), f".{os.getpid()}.{secrets.token_hex(4)}"
-        )
-        self._flushed = time.monotonic()
-
-    def scalar(self, tag: str, value: float, step: int, seconds: float) -> None:
-        self._add(self._summary.scalar(tag, value), step, seconds)
-
-    def image(self, tag: str, array: np.ndarray, step: int) -> None:
-        shown = self._summary.image(tag, array, dataformats="HWC")
-        self._add(shown, step, time.time())
-
-    def flush(self) -> None:
-        self._file.flush()
-        self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _add(self, summary: Any, step: int, seconds: float) -> None:
-        event = self._event(wall_time=seconds, step=step, summary=summary)
-        self._file.write_event(event)
-        if time.monotonic() - self._flushed > _BOARD_SECONDS:
-            self.flush()
 
 
 def read_metrics(path: fileio.PathLike) -> list[Record]:
@@ -255,112 +211,3 @@ def _from_json(value: Any) -> Any:
 
 def _encode(record: Record) -> Record:
     return {k: _to_json(v) if isinstance(v, float) else v for k, v in record.items()}
-
-
-def _clean(tag: str) -> str:
-    return re.sub(r"[^-/\w.]", "_", tag)
-
-
-class Progress:
-    """Shows how far a loop has come, its rate and the time left.
-
-    A bar on a terminal and in a notebook; elsewhere, as in a log file, a line every
-    `interval` seconds.
-
-        with Progress(total=1000, label="segment 1") as progress:
-            for step in range(1000):
-                progress.update(step + 1, loss=loss)
-    """
-
-    def __init__(
-        self, total: int, initial: int = 0, label: str = "", interval: float = 10.0
-    ):
-        """Starts the clock.
-
-        Args:
-          total: number of steps.
-          initial: steps that were done before, by a run now resumed.
-          label: what is going on.
-          interval: least number of seconds between two lines of a log.
-        """
-        self._total, self._done, self._label = total, initial, label
-        self._interval = interval
-        self._logged = time.monotonic()
-        self._start = None  # The first update: before it lies the compilation.
-        self._bar = _make_bar(total, initial, label)
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *unused_exception) -> None:
-        self.close()
-
-    def update(self, done: int, **figures: float) -> None:
-        """Reports the state of the loop.
-
-        Args:
-          done: steps done in all, including `initial`.
-          **figures: numbers to show beside it.
-        """
-        shown = {name: f"{float(value):.4g}" for name, value in figures.items()}
-        if self._bar is not None:
-            self._bar.set_postfix(shown, refresh=False)
-            self._bar.update(done - self._done)
-        self._done = done
-        now = time.monotonic()
-        if self._start is None:
-            self._start = (now, done)
-        if self._bar is None and now - self._logged >= self._interval:
-            self._logged = now
-            logger.info("%s", self._line(now, shown))
-
-    def close(self) -> None:
-        """Ends the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def _line(self, now: float, shown: Mapping[str, str]) -> str:
-        label = f"{self._label}: " if self._label else ""
-        parts = [f"{label}{self._done}/{self._total}"]
-        seconds, steps = now - self._start[0], self._done - self._start[1]
-        if steps > 0 and seconds > 0:
-            rate = steps / seconds
-            left = _duration((self._total - self._done) / rate)
-            parts.append(f"{rate:.3g} steps/s, {left} left")
-        parts += [f"{name} {value}" for name, value in shown.items()]
-        return ", ".join(parts)
-
-
-@contextlib.contextmanager
-def progress_hook(label: str) -> Iterator[Callable[[int, int, Mapping], None]]:
-    """A function of (steps done, total steps, figures) that shows progress.
-
-    Nothing is shown before its first call, which says how many steps there are.
-    """
-    with contextlib.ExitStack() as stack:
-        bars = []
-
-        def show(done, total, figures):
-            if not bars:
-                bars.append(stack.enter_context(Progress(total, label=label)))
-            bars[0].update(done, **figures)
-
-        yield show
-
-
-def _make_bar(total: int, initial: int, label: str):
-    ipython = sys.modules.get("IPython")
-    notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-    if not (notebook or sys.stderr.isatty()):
-        return None
-    with warnings.catch_warnings():
-        # Without ipywidgets tqdm warns and shows its text bar, which is fine.
-        warnings.simplefilter("ignore")
-        from tqdm.auto import tqdm
-    return tqdm(total=total, initial=initial, desc=label or None, mininterval=0.5)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
