@@ -2,7 +2,7 @@
 
     python experiments/compare.py --comparison=comparisons/cifar10_remedies.py
 
-The setting is that of `cifar10_cpu.py`, and a name says what differs from a method there.
+The setting is that of `cifar10_cpu.py`; a name says what differs from a method there.
 """
 
 from experiments.comparisons import cifar10_cpu
@@ -25,8 +25,8 @@ METHODS = {
     "cafe_real_init": _changed("cafe", synthetic=_REAL),
     "sre2l_real_init": _changed("sre2l", synthetic=_REAL),
     "sre2l_statistics_0.1": _changed("sre2l", matching={"statistics_weight": 0.1}),
-    # SelMatch leaves out the hardest 0.8 x 10 images of 5,000, which suits sets that hold
-    # some percent of the data; here its window begins in the middle of a class.
+    # SelMatch leaves out the hardest 0.8 x 10 of 5,000 images, which suits sets of
+    # several percent of the data; here its window begins in the middle of a class.
     "selmatch_middle": _changed("selmatch", synthetic={"skip_hardest": 250.0}),
     "d4a_5_segments": _changed("d4a", synthetic={"segments": 5}),
     # DM's rate of 1.0 is for the mean of ten images; a segment has five.
