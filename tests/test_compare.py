@@ -322,7 +322,9 @@ def test_wrong_baselines_are_named():
     assert (row.baseline, row.config.seed) == ("window=0.5_mosaic", 3)
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10_cpu", "cifar10_remedies"])
+@pytest.mark.parametrize(
+    "name", ["digits", "digits_longer", "cifar10_cpu", "cifar10_remedies"]
+)
 def test_comparison_files_are_valid(name):
     found, comparison = compare.load_comparison(f"comparisons/{name}.py")
     assert found == name
