@@ -29,7 +29,6 @@ METHODS = {
     # several percent of the data; here its window begins in the middle of a class.
     "selmatch_middle": _changed("selmatch", synthetic={"skip_hardest": 250.0}),
     "d4a_5_segments": _changed("d4a", synthetic={"segments": 5}),
-    # DM's rate of 1.0 is for the mean of ten images; a segment has five.
-    "d4a_dm_rate": _changed("d4a_dm", matching={"learning_rate": 0.5}),
+    "d4a_dm_lower_rate": _changed("d4a_dm", matching={"learning_rate": 0.2}),
     "d4a_dm_no_filter": _changed("d4a_dm", filter={"enabled": False}),
 }

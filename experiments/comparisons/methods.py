@@ -10,6 +10,8 @@ Values = dict[str, Any]
 # Segments of five of ten images per class: smaller ones have little to divide.
 _TWO_SEGMENTS = {"segments": 2}
 _STORED_AS_THEY_ARE = {"factor": 1}
+# DM's rate of 1.0 is for the mean embedding of ten images.
+_DM_RATE = {"learning_rate": 0.5}
 _DC_NETWORKS = {"images_per_step": 500}
 
 
@@ -50,7 +52,8 @@ def methods(
             "network_training": idc["network_training"] | {"stage_epochs": 5},
         },
         "d4a": idc | {"synthetic": _TWO_SEGMENTS},
-        "d4a_dm": {"config": "cifar10_d4a_dm", "synthetic": _TWO_SEGMENTS},
+        "d4a_dm": {"config": "cifar10_d4a_dm", "synthetic": _TWO_SEGMENTS}
+        | {"matching": _DM_RATE},
         "mtt": {"config": "cifar10_mtt"} | trajectories,
         "datm": {"config": "cifar10_datm", "matching": mtt}
         | {"trajectory": experts | datm},
