@@ -36,11 +36,6 @@ _EXPERTS = {
     "max_start_epoch": 8,
     "student_steps": 10,
 }
-_SRE2L = {
-    "config": "cifar10_sre2l",
-    "network": "convnet:depth=3:width=32:norm=batch",
-    "network_training": {"pretrain_epochs": 8},
-}
 _RDED = {"baseline": "rded", "synthetic": {"factor": 1}}
 
 # The pixel learning rate of IDC is ours, as in `sweeps/cifar10_cpu.py`.
@@ -50,9 +45,9 @@ METHODS = methods(
     mtt={"learning_rate": 100.0},
     experts=_EXPERTS,
     datm={"first_max_start_epoch": 4, "expansion_steps": 20},
+    teacher="convnet:depth=3:width=32:norm=batch",
+    teacher_epochs=8,
 ) | {
     "random_mosaic": {"baseline": "random_mosaic", "synthetic": {"factor": 2}},
     "rded_soft": _RDED | {"soft_label_epochs": 100},
-    "sre2l": _SRE2L,
-    "sre2l_soft": _SRE2L | {"soft_label_epochs": 100},
 }

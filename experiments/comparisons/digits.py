@@ -37,4 +37,6 @@ METHODS = methods(
         "student_steps": 10,
     },
     datm={"first_max_start_epoch": 5, "expansion_steps": 10},
+    teacher="convnet:width=32:norm=batch",
+    teacher_epochs=20,
 )

@@ -14,7 +14,9 @@ DATASETS = digits.DATASETS
 _REAL = {"synthetic": {"init": "real"}}
 
 METHODS = {
-    name: digits.METHODS[name] for name in ("dc", "cafe", "mtt", "datm", "d4a_mtt")
+    name: digits.METHODS[name]
+    for name in ("dc", "cafe", "mtt", "datm", "d4a_mtt", "sre2l")
 } | {
-    f"{name}_real_init": merged(digits.METHODS[name], _REAL) for name in ("dc", "cafe")
+    f"{name}_real_init": merged(digits.METHODS[name], _REAL)
+    for name in ("dc", "cafe", "sre2l")
 }

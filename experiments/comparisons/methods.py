@@ -16,7 +16,13 @@ _DC_NETWORKS = {"images_per_step": 500}
 
 
 def methods(
-    idc_rate: float, images_per_step: int, mtt: Values, experts: Values, datm: Values
+    idc_rate: float,
+    images_per_step: int,
+    mtt: Values,
+    experts: Values,
+    datm: Values,
+    teacher: str,
+    teacher_epochs: int,
 ) -> dict[str, Values]:
     """Definitions by name, for `METHODS` of a comparison.
 
@@ -26,11 +32,18 @@ def methods(
       mtt: section `matching` of all that match trajectories.
       experts: section `trajectory` of these.
       datm: what DATM's window adds to it.
+      teacher: SRe2L's network, with batch norm for the statistics that it matches.
+      teacher_epochs: how long it is trained on the real images.
     """
     idc = {
         "config": "cifar10_ipc10",
         "matching": {"learning_rate": idc_rate, "inner_iterations": 10},
         "network_training": {"images_per_step": images_per_step},
+    }
+    sre2l = {
+        "config": "cifar10_sre2l",
+        "network": teacher,
+        "network_training": {"pretrain_epochs": teacher_epochs},
     }
     trajectories = {"matching": mtt, "trajectory": experts}
     return {
@@ -60,4 +73,6 @@ def methods(
         "selmatch": {"config": "tin50_selmatch"} | trajectories,
         "d4a_mtt": {"config": "cifar10_d4a_mtt", "synthetic": _TWO_SEGMENTS}
         | trajectories,
+        "sre2l": sre2l,
+        "sre2l_soft": sre2l | {"soft_label_epochs": 100},
     }
