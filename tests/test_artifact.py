@@ -1,4 +1,4 @@
-"""Tests of d4a_jax.artifact, d4a_jax.fileio and d4a_jax.gallery."""
+"""Tests of d4a_jax.artifact and d4a_jax.storage.fileio."""
 
 import dataclasses
 import hashlib
