@@ -3,10 +3,10 @@
 What `sweep.py` and `compare.py` share. A row is defined by a nested dictionary as
 `d4a_jax.config.from_dict` takes it. `"baseline"` beside its sections stands for
 selected real images of the same storage instead of a distillation: a name of
-`selection.baselines.SELECTIONS`, with `_mosaic` behind it for mosaics as multi-formation
-stores them, or `rded` for mosaics of realistic patches. `"soft_label_epochs"` adds as
-many epochs of a teacher's soft labels, which count among the stored bytes; only tests
-on the whole set then see them.
+`selection.baselines.SELECTIONS`, with `_mosaic` behind it for mosaics as they are
+stored in multi-formation, or `rded` for mosaics of realistic patches.
+`"soft_label_epochs"` adds as many epochs of a teacher's soft labels, which count among
+the stored bytes; only tests on the whole set then see them.
 
 A row has a directory for each seed, which is locked while a process works on it. It
 holds what a distillation goes on with, the set itself in `distilled` (in `stored` with
