@@ -21,6 +21,7 @@ from d4a_jax.devices.parallel import (
     Layout,
     compiled,
     map_batches,
+    map_indices,
     map_items,
     on_each_device,
     replicate,
@@ -319,11 +320,11 @@ class Ensemble:
         def on_batch(variables, batch):
             images, labels = batch
             images = images[...]  # Images on the host are read here.
-            if self.layout.chunk == 1:
-                outputs = lax.map(lambda v: outputs_of(v, images), variables)
-            else:
-                outputs = jax.vmap(outputs_of, (0, None))(variables, images)
-            return reduce(outputs, labels)
+            networks = len(jax.tree.leaves(variables)[0])
+            of_network = lambda i: outputs_of(
+                jax.tree.map(lambda x: x[i], variables), images
+            )
+            return reduce(map_indices(self.layout, of_network, networks), labels)
 
         def local(variables, arrays):
             images, labels = arrays

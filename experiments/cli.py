@@ -22,6 +22,7 @@ from d4a_jax.data import DatasetError
 from d4a_jax.devices.processes import DisagreementError
 from d4a_jax.log import logger
 from d4a_jax.metrics import MetricsError
+from d4a_jax.storage.errors import full_disk, reason
 from d4a_jax.storage.fileio import WorkdirBusyError
 
 FAILURE = 1
@@ -72,7 +73,7 @@ def keep_compiled_programs() -> None:
 
 @contextlib.contextmanager
 def plain_user_errors() -> Iterator[None]:
-    """Ends the program with plain sentences for mistakes of users and full disks."""
+    """Ends the program with plain sentences: mistakes of users, full disks, memory."""
     try:
         yield
     except _USER_ERRORS as error:
@@ -85,6 +86,18 @@ def plain_user_errors() -> Iterator[None]:
         print(
             f"Cannot write{place}: {error.strerror}. When that is mended, the same "
             "command continues from what is on the disk.",
+            file=sys.stderr,
+        )
+        sys.exit(FAILURE)
+    except jax.errors.JaxRuntimeError as error:
+        # A full disk, by tensorstore, has the same code; checkpoints say so themselves.
+        if "RESOURCE_EXHAUSTED" not in str(error) or full_disk(error):
+            raise
+        print(
+            f"The memory of a device is full ({reason(error)}). Fewer classes or "
+            "networks at once take less (runtime.class_chunk, at least 1), and fewer "
+            "images to classify (runtime.predict_batch); the result is the same. The "
+            "same command continues from what is on the disk.",
             file=sys.stderr,
         )
         sys.exit(FAILURE)

@@ -13,7 +13,7 @@ from test_processes import VALUES
 from d4a_jax import config as configs
 from d4a_jax import real_data
 from d4a_jax.data import from_arrays
-from d4a_jax.devices import parallel, streaming
+from d4a_jax.devices import memory, parallel, streaming
 from d4a_jax.distillation import distill
 from d4a_jax.networks import create_network
 from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task
@@ -79,8 +79,8 @@ def test_a_quarter_of_the_memory_is_the_default_budget():
     stats = jax.devices()[0].memory_stats() or {}
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     whole = stats.get("bytes_limit", pages)
-    assert not parallel.exceeds_memory(layout, int(whole / 4), None)
-    assert parallel.exceeds_memory(layout, int(whole / 4) + 1, None)
+    assert not memory.exceeds_memory(layout.mesh, int(whole / 4), None)
+    assert memory.exceeds_memory(layout.mesh, int(whole / 4) + 1, None)
 
 
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 1), (8, 1), (2, 0), (2, 2)])

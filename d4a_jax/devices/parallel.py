@@ -11,7 +11,6 @@ every process holds the parts of its own devices, and `to_host` gathers what all
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from d4a_jax.devices.processes import any_of
+from d4a_jax.devices.memory import items_that_fit, memory_for_items
 
 AXIS = "items"
 
@@ -34,13 +33,15 @@ class Layout:
 
     Attributes:
       mesh: one-dimensional mesh over which items are spread.
-      chunk: items batched together on a device; zero batches all of them. CPUs are
+      chunk: items batched together on a device; zero batches as many as fit. CPUs are
         fastest with one at a time, because a batched kernel gradient needs several
         times the memory and gains nothing.
+      memory: bytes that items may take that are batched, by `memory.peak_bytes`.
     """
 
     mesh: Mesh
     chunk: int
+    memory: float = math.inf
 
     @property
     def num_devices(self) -> int:
@@ -57,7 +58,7 @@ def make_layout(devices: int = 0, chunk: int = 0) -> Layout:
     Args:
       devices: how many to use; zero for all.
       chunk: items batched together on one device; zero leaves it to the backend (one
-        on CPU, all on accelerators).
+        on CPU, as many as fit on accelerators).
 
     Raises:
       ValueError: if there are fewer devices than asked for, or a process would be left
@@ -80,7 +81,7 @@ def make_layout(devices: int = 0, chunk: int = 0) -> Layout:
     )
     if not chunk and available[0].platform == "cpu":
         chunk = 1
-    return Layout(mesh, chunk)
+    return Layout(mesh, chunk, memory_for_items(mesh))
 
 
 def spread(layout: Layout, tree: Any) -> Any:
@@ -144,32 +145,6 @@ def _place(array, sharding):
     return jax.make_array_from_callback(array.shape, sharding, lambda i: array[i])
 
 
-def exceeds_memory(layout: Layout, size: int, budget_gb: float | None) -> bool:
-    """Whether so many bytes are too many for each device, the same in all processes.
-
-    Args:
-      layout: the devices.
-      size: bytes on a device.
-      budget_gb: what images may take there, in 1e9 bytes; None for a quarter of its
-        memory, which leaves room for networks and batches.
-    """
-    budget = _device_memory(layout) / 4 if budget_gb is None else budget_gb * 1e9
-    return any_of(size > budget)[0]
-
-
-def _device_memory(layout):
-    """Bytes of a device; devices on the CPU share those of the host."""
-    local = layout.mesh.local_devices
-    stats = local[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf  # Unknown, as on Windows: the images go on the devices.
-    return whole / len(local)
-
-
 def local_parts(array: jax.Array) -> list[np.ndarray]:
     """What the devices of this process hold of an array."""
     return [np.asarray(shard.data) for shard in array.addressable_shards]
@@ -215,15 +190,30 @@ def map_items(
     def on_device(shared, items):
         count = len(jax.tree.leaves(items)[0])
         one = lambda index: function(shared, items, index)
-        if count == 1:  # Without a batch axis, which would change the convolutions.
-            return jax.tree.map(lambda x: x[None], one(jnp.int32(0)))
-        indices = jnp.arange(count)
-        if layout.chunk == 0 or layout.chunk >= count:
-            return jax.vmap(one)(indices)
-        chunk = math.gcd(count, layout.chunk)
-        return lax.map(one, indices, batch_size=chunk if chunk > 1 else None)
+        return map_indices(layout, one, count)
 
     return on_each_device(layout, on_device, shared, items)
+
+
+def map_indices(layout: Layout, one: Callable[[jax.Array], Any], count: int) -> Any:
+    """Applies a function to 0 ... count - 1, on one device, as many at once as fit.
+
+    Args:
+      layout: its chunk and memory.
+      one: of an index.
+      count: at least 1.
+
+    Returns:
+      The results, stacked along a leading axis.
+    """
+    if count == 1:  # Without a batch axis, which would change the convolutions.
+        return jax.tree.map(lambda x: x[None], one(jnp.int32(0)))
+    together, indices = jax.vmap(one), jnp.arange(count)
+    chunk = layout.chunk or items_that_fit(together, count, layout.memory)
+    if chunk == 1:
+        return lax.map(one, indices)
+    evenly = math.ceil(count / math.ceil(count / chunk))
+    return map_batches(together, indices, evenly)
 
 
 def on_each_device(
@@ -275,6 +265,8 @@ def map_batches(function: Callable[[Any], Any], arrays: Any, batch_size: int) ->
     count = len(jax.tree.leaves(arrays)[0])
     size = min(batch_size, count)
     batches = math.ceil(count / size)
+    if batches == 1:
+        return function(arrays)
     starts = jnp.minimum(jnp.arange(batches) * size, count - size)
 
     def one(start):

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from d4a_jax.devices.memory import exceeds_memory
 from d4a_jax.devices.parallel import (
     Layout,
-    exceeds_memory,
     local_parts,
     on_each_device,
     spread,
@@ -125,14 +125,14 @@ def place(
         of its own devices only.
       rows: `[k, ...]`, which of them; padded like `parallel.spread`.
       layout: the devices.
-      budget_gb: see `parallel.exceeds_memory`.
+      budget_gb: see `memory.exceeds_memory`.
 
     Returns:
       uint8 `[padded k, ..., h, w, c]`.
     """
     share = layout.padded(len(rows)) // layout.num_devices
     size = share * int(np.prod(rows.shape[1:])) * int(np.prod(images.shape[1:]))
-    if exceeds_memory(layout, size, budget_gb):
+    if exceeds_memory(layout.mesh, size, budget_gb):
         rows = spread(layout, rows.astype(np.int32))
         return HostImages(rows, HostReader(images), layout)
     read = lambda rows: np.asarray(images[rows])
@@ -147,9 +147,9 @@ def place_everywhere(
     Args:
       images: uint8 `[n, h, w, c]`.
       layout: the devices.
-      budget_gb: see `parallel.exceeds_memory`.
+      budget_gb: see `memory.exceeds_memory`.
     """
-    if exceeds_memory(layout, images.size, budget_gb):
+    if exceeds_memory(layout.mesh, images.size, budget_gb):
         rows = np.arange(len(images), dtype=np.int32)
         return HostImages(rows, HostReader(images), layout)
     return np.asarray(images)

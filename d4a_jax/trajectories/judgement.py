@@ -45,7 +45,7 @@ def judge(
     Args:
       dataset: whose training images are classified.
       experts: the judges are the first of them.
-      budget_gb: see `parallel.exceeds_memory`.
+      budget_gb: see `memory.exceeds_memory`.
     """
     judges = min(experts.count, _JUDGES)
     path = experts.store.directory / f"judgement-by-{judges}.npy"
