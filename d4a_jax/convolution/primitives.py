@@ -107,9 +107,23 @@ def _vmapped(primitive, channels, operands, axes, **params):
 
 
 def _vmapped_kernel_gradient(operands, axes, **params):
-    """Batched matrix products on every device."""
-    each = functools.partial(forms.kernel_gradient, **params)
-    return jax.vmap(each, axes)(*operands), 0
+    """Several kernel gradients at once: never a grouped convolution."""
+    images, cotangents = (
+        x if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands, axes)
+    )
+    if None not in axes:
+        return batched.kernel_gradient(images, cotangents, **params), 0
+    # As one kernel with more channels, of the output or of the input.
+    if axes[0] is None:
+        cotangents = jnp.moveaxis(cotangents, 0, -2)
+        count, shape = cotangents.shape[-2], cotangents.shape[:-2]
+        out = _kernel_gradient_p.bind(images, cotangents.reshape(*shape, -1), **params)
+        return out.reshape(*out.shape[:3], count, -1), 3
+    images = jnp.moveaxis(images, 0, -2)
+    count, shape = images.shape[-2], images.shape[:-2]
+    out = _kernel_gradient_p.bind(images.reshape(*shape, -1), cotangents, **params)
+    return out.reshape(*out.shape[:2], count, -1, out.shape[-1]), 2
 
 
 def _define(primitive, form, on_cpu, by_first, by_second, vmapped):

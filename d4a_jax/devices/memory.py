@@ -16,7 +16,7 @@ from d4a_jax.devices.processes import any_of
 # third by `peak_bytes`, which leaves out what compilers add: layouts with padding and
 # copies made programs up to twice as large.
 _SHARE_OF_IMAGES = 1 / 4
-_SHARE_OF_ITEMS = 1 / 3
+SHARE_OF_ITEMS = 1 / 3
 
 
 def device_memory(mesh: Mesh) -> float:
@@ -47,7 +47,7 @@ def exceeds_memory(mesh: Mesh, size: int, budget_gb: float | None) -> bool:
 
 def memory_for_items(mesh: Mesh) -> float:
     """Bytes that items may take by `peak_bytes` that a device works on at once."""
-    return device_memory(mesh) * _SHARE_OF_ITEMS
+    return device_memory(mesh) * SHARE_OF_ITEMS
 
 
 def items_that_fit(

@@ -12,12 +12,16 @@ from d4a_jax.convolution import batched
 @contextlib.contextmanager
 def grouped_convolutions() -> Iterator[None]:
     """Programs traced here get grouped convolutions for `convolution.batched`'s."""
-    own = batched.forward, batched.input_gradient
-    batched.forward, batched.input_gradient = _forward, _input_gradient
+    names = ("forward", "input_gradient", "kernel_gradient")
+    own = {name: getattr(batched, name) for name in names}
+    grouped = (_forward, _input_gradient, _kernel_gradient)
     try:
+        for name, function in zip(names, grouped):
+            setattr(batched, name, function)
         yield
     finally:
-        batched.forward, batched.input_gradient = own
+        for name, function in own.items():
+            setattr(batched, name, function)
 
 
 def _forward(images, kernels, stride, padding):
@@ -38,3 +42,10 @@ def _input_gradient(cotangents, kernels, sides, stride, padding):
     images = jax.ShapeDtypeStruct(shape, cotangents.dtype)
     forward = lambda x: _forward(x, kernels, stride, padding)
     return jax.linear_transpose(forward, images)(cotangents)[0]
+
+
+def _kernel_gradient(images, cotangents, size, stride, padding):
+    shape = (len(images), *size, images.shape[-1], cotangents.shape[-1])
+    kernels = jax.ShapeDtypeStruct(shape, images.dtype)
+    forward = lambda kernels: _forward(images, kernels, stride, padding)
+    return jax.linear_transpose(forward, kernels)(cotangents)[0]
