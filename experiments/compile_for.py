@@ -12,6 +12,7 @@ run. The device's compiler must be installed, by `pip install 'jax[cuda12]'` or
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -88,27 +89,38 @@ def lowered(run: Run, config: Config, layout: Layout) -> jax.stages.Lowered:
     segment = jax.eval_shape(run.programs(size, False)[0], key, task)
     there = dataclasses.replace(run, config=config, layout=layout)
     advance = there.programs(size, False)[1]
-    classes = len(task.previous)
-    key, first, segment, task = jax.tree.map(
-        lambda x: _elsewhere(x, layout.mesh, classes),
-        (key, jnp.int32(1), segment, task),
+    copied = functools.partial(_elsewhere, layout, None)
+    spread = functools.partial(_elsewhere, layout, len(task.previous))
+    state = segment._replace(
+        pixels=spread(segment.pixels),
+        opt_state=spread(segment.opt_state),
+        surrogate=copied(segment.surrogate),
     )
-    return advance.lower(key, first, steps=1, state=segment, task=task)
+    key, first = copied((key, jnp.int32(1)))
+    return advance.lower(key, first, steps=1, state=state, task=spread(task))
 
 
-def _elsewhere(array, mesh: Mesh, classes: int) -> jax.ShapeDtypeStruct:
-    """The array's shape, on the devices of a mesh as a run places it."""
-    shape, dtype = jnp.shape(array), jnp.result_type(array)
-    spec = P(AXIS) if shape[:1] == (classes,) else P()
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+def _elsewhere(layout: Layout, classes: int | None, tree):
+    """Shapes of arrays on the devices of a layout; those of all classes are spread."""
+
+    def one(array):
+        shape, dtype, spec = jnp.shape(array), jnp.result_type(array), P()
+        if shape[:1] == (classes,):
+            shape, spec = (layout.padded(classes), *shape[1:]), P(AXIS)
+        sharding = NamedSharding(layout.mesh, spec)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    return jax.tree.map(one, tree)
 
 
-def rows_of(case: cases.Case, target: Target, mesh: Mesh) -> list[list[str]]:
+def rows_of(
+    case: cases.Case, target: Target, mesh: Mesh, compute_dtype: str, class_chunk: int
+) -> list[list[str]]:
     """Table rows of a case: the matching step and the whole iteration."""
     case = case._replace(real_per_class=_REAL_PER_CLASS)
     scale = cases.ON_ACCELERATOR
-    config = cases.configuration(case, scale, _DTYPE.value, _CHUNK.value)
-    layout = Layout(mesh, _CHUNK.value, target.memory * SHARE_OF_ITEMS)
+    config = cases.configuration(case, scale, compute_dtype, class_chunk)
+    layout = Layout(mesh, class_chunk, target.memory * SHARE_OF_ITEMS)
     run = prepare(config, cases.random_images(case), Journal(None, speaks=False), None)
     training = dataclasses.replace(config.network_training, images_per_step=0)
     matching = dataclasses.replace(config, network_training=training)
@@ -155,7 +167,7 @@ def main(unused_argv) -> None:
         chosen = cases.find(_CASES.value)
         mesh = _mesh(target)
         for case in chosen:
-            rows.extend(rows_of(case, target, mesh))
+            rows.extend(rows_of(case, target, mesh, _DTYPE.value, _CHUNK.value))
         print(cli.markdown_table(_HEADER, rows))
 
 

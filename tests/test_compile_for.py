@@ -1,5 +1,9 @@
 """Kernels and bytes of compiled programs, and programs for devices elsewhere."""
 
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
 import importlib.util
 import subprocess
 import sys
@@ -10,7 +14,11 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from d4a_jax.devices.parallel import make_layout
+from experiments import compile_for
 from experiments.benchmark import kernels
+from experiments.benchmark.cases import Case
+from experiments.benchmark.targets import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,6 +88,26 @@ def test_counts_of_a_compiled_program():
     # At least a product and what is made of it in each turn, at most a few copies more.
     assert 7 * 3 * array <= traffic.bytes <= 7 * 12 * array
     assert 7 <= traffic.kernels <= 100
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs 2 (fake) devices")
+def test_rows_of_a_case_on_two_devices(capsys):
+    """Two CPUs stand for the devices elsewhere."""
+    settings = {
+        "network": "convnet:width=8:depth=1",
+        "network_training": {"images_per_step": 128, "batch_size": 32},
+        "evaluation": {"augmentation": ""},
+    }
+    case = Case("small", "Small", 8, 3, 1, 1, settings)
+    here = Target(1e9, 1e9, "nothing", {})
+    mesh = make_layout(2).mesh
+    matching, iteration = compile_for.rows_of(case, here, mesh, "float32", 0)
+    assert matching[:2] == ["Small", "matching"]
+    assert iteration[:2] == ["Small", "iteration"]
+    number = lambda text: float(text.replace(",", ""))
+    # Training the network as well takes more kernels and moves more.
+    for column in (3, 5):
+        assert 0 < number(matching[column]) < number(iteration[column])
 
 
 def _command(*flags):
