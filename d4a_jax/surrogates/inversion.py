@@ -2,7 +2,7 @@
 
 A network with batch norm is trained once for a segment, by `pretrain_epochs`, on all
 real images or those that the filter kept (`network_training.data`). Then, for every
-batch x of one image of each class with the labels y,
+batch x of about a hundred images, as many of each class, with the labels y,
 
     L(x) = CE(f(A_w(x)), y) + r sum_l ( |mu_l(A_w(x)) - mu_l| + |s_l(A_w(x)) - s_l| )
 
@@ -22,6 +22,9 @@ from d4a_jax.networks.layers import BATCH_NORM_MOMENTUM
 from d4a_jax.surrogates.base import StepResult, Surrogate, SurrogateContext
 from d4a_jax.surrogates.network_updates import fresh_network
 
+# Images of a batch there; more where there are more classes, one of each.
+_BATCH = 100
+
 
 def inversion(context: SurrogateContext) -> Surrogate:
     """Builds the surrogate of SRe2L."""
@@ -32,21 +35,20 @@ def inversion(context: SurrogateContext) -> Surrogate:
 
     def update(key, step, state, pixels, task):
         classes = context.network.num_classes
-        labels = task.data.labels[:classes]
         key = rng.stream(key, "matching", step)
 
         def loss_of(pixels):
-            formed = _formed(pixels, config)
-            count = formed.shape[1]
-            keys = jax.vmap(lambda k: rng.stream(key, "batch", k))(jnp.arange(count))
+            batches, labels = _batches(_formed(pixels, config), task.data.labels)
+            numbers = jnp.arange(len(batches))
+            keys = jax.vmap(lambda k: rng.stream(key, "batch", k))(numbers)
             one = lambda batch: batch_loss(context, state.variables, *batch, labels)
-            losses = jax.lax.map(one, (keys, formed.swapaxes(0, 1)))
-            return jnp.sum(losses)
+            losses = jax.lax.map(one, (keys, batches))
+            return jnp.sum(losses), jnp.mean(losses)
 
         # Classes that pad the devices' shares would spoil a batch's statistics.
-        value, gradient = jax.value_and_grad(loss_of)(pixels[:classes])
+        gradient, loss = jax.grad(loss_of, has_aux=True)(pixels[:classes])
         padding = [(0, len(pixels) - classes)] + [(0, 0)] * (pixels.ndim - 1)
-        figures = {"matching_loss": value / _formed_count(pixels, config)}
+        figures = {"matching_loss": loss}
         return StepResult(jnp.pad(gradient, padding), figures), state
 
     return Surrogate(init, update)
@@ -85,5 +87,15 @@ def _formed(pixels, config):
     return jax.vmap(one)(pixels)
 
 
-def _formed_count(pixels, config):
-    return jax.eval_shape(lambda x: _formed(x, config), pixels).shape[1]
+def _batches(formed, labels):
+    """Batches `[k, b, h, w, c]`, each of as many images of every class, and its labels.
+
+    Args:
+      formed: `[C, m, h, w, c]`.
+      labels: `[C]` and what pads the devices' shares.
+    """
+    classes, count = formed.shape[:2]
+    most = max(1, _BATCH // classes)
+    each = max(n for n in range(1, min(most, count) + 1) if count % n == 0)
+    batches = formed.swapaxes(0, 1).reshape(count // each, -1, *formed.shape[2:])
+    return batches, jnp.tile(labels[:classes], each)
