@@ -1,5 +1,9 @@
 """What fits on a device: estimates by hand and against compiled programs."""
 
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,20 +101,23 @@ def test_as_many_items_as_fit():
 @pytest.mark.parametrize(
     ("together", "turns"), [(1, 7), (2, 4), (3, 3), (5, 2), (6, 2), (7, 1), (20, 1)]
 )
-def test_map_items_works_on_as_many_as_fit(together, turns):
-    items = jnp.arange(7.0)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_map_items_works_on_as_many_as_fit(together, turns, devices):
+    if jax.device_count() < devices:
+        pytest.skip("needs 2 (fake) devices")
+    items = jnp.arange(7.0 * devices)
     function = lambda shared, items, i: _kept(KB * (shared + items[i]))
     one = jax.vmap(lambda i: function(jnp.float32(1.0), items, i))
     each = _peak(one, jnp.arange(2)) / 2
-    layout = Layout(make_layout(1).mesh, 0, each * (together + 0.5))
+    layout = Layout(make_layout(devices).mesh, 0, each * (together + 0.5))
     run = lambda shared, items: map_items(layout, function, shared, items)
     found = jax.jit(run)(jnp.float32(1.0), items)
     np.testing.assert_allclose(found, _kept(KB * (1.0 + items[:, None])), rtol=1e-6)
-    loops = [
-        equation.params["length"]
-        for equation in jax.make_jaxpr(run)(jnp.float32(1.0), items).eqns
-        if equation.primitive.name == "scan"
-    ]
+    program = jax.make_jaxpr(run)(jnp.float32(1.0), items).jaxpr
+    if devices > 1:
+        (shared_out,) = (e for e in program.eqns if e.primitive.name == "shard_map")
+        program = shared_out.params["jaxpr"]
+    loops = [e.params["length"] for e in program.eqns if e.primitive.name == "scan"]
     assert loops == ([turns] if turns > 1 else [])
 
 
