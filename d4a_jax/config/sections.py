@@ -226,8 +226,9 @@ class RuntimeConfig:
 
     `compute_dtype` is the exception: bfloat16 rounds inside the networks. So is, after
     a divergence, `steps_per_call`, see `divergence`. A device works on `class_chunk`
-    classes or networks at once. Zero leaves a choice to the backend. A data set that takes more than `image_memory_gb` (1e9 bytes; by default a
-    quarter of the memory) on a device is left on the host and read as it is drawn.
+    classes or networks at once. Zero leaves a choice to the backend. A data set that
+    takes more than `image_memory_gb` (1e9 bytes; by default a quarter of the memory) on
+    a device is left on the host and read as it is drawn.
     """
 
     compute_dtype: str = _field("float32", choices=("float32", "bfloat16"))
