@@ -5,7 +5,7 @@ images per class in all, factor 2, 32 real images per class and step, a fresh ne
 every 25 steps, trained on 256 real images between steps. D4A has segments of five images.
 IDC and D4A take the same total number of matching steps. The rows with `20` have twice
 the images; there the filter leaves few of the 500 real images of a class, so some rows
-are remedies for that.
+are remedies for that. Those with `40` have four times as many.
 """
 
 from experiments.sweeps.ablation import ablation
@@ -26,15 +26,20 @@ BASE = {
     "evaluation": {"repeats": 3, "prefix_repeats": 3, "max_steps": 800},
 }
 
-_TWICE = BASE | {"synthetic": BASE["synthetic"] | {"images_per_class": 20}}
-_ROWS_20 = ablation(_TWICE, segments=4)
-_FLOOR = _ROWS_20["d4a-guard-anchor"]["filter"] | {"min_per_class": 128}
+
+def _rows(images_per_class):
+    """The ablation for more images, in segments of five."""
+    synthetic = BASE["synthetic"] | {"images_per_class": images_per_class}
+    rows = ablation(BASE | {"synthetic": synthetic}, segments=images_per_class // 5)
+    return {f"{name}-{images_per_class}": values for name, values in rows.items()}
+
+
+_GUARDED = _rows(20)["d4a-guard-anchor-20"]
+_FLOOR = {"filter": _GUARDED["filter"] | {"min_per_class": 128}}
 
 ROWS = (
     ablation(BASE, segments=2)
-    | {f"{name}-20": values for name, values in _ROWS_20.items()}
-    | {
-        "d4a-floor-128-guard-anchor-20": _ROWS_20["d4a-guard-anchor"]
-        | {"filter": _FLOOR}
-    }
+    | _rows(20)
+    | {"d4a-floor-128-guard-anchor-20": _GUARDED | _FLOOR}
+    | _rows(40)
 )
