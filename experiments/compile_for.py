@@ -4,11 +4,11 @@
     python experiments/compile_for.py --target=v5e --devices=4 --cases=tiny_imagenet_ipc10
 
 For settings of the literature (those of `bench.py`): the memory of a matching step on
-all classes by the compiler's account, the kernels that a step launches, and the bytes
-between them, with the time that these take at the full bandwidth, which no
-program beats by much. The same of an iteration, which trains the network as well. Nothing is
-run. The device's compiler must be installed, by `pip install 'jax[cuda12]'` or
-`'jax[tpu]'`; neither needs the device.
+all classes by the compiler's account, the kernels that a step launches, the bytes
+between them, and the time that these take at the device's full bandwidth; the same of
+an iteration, which trains the network as well. Nothing is run. The device's compiler
+must be installed, by `pip install 'jax[cuda12]'` or `'jax[tpu]'`; neither needs the
+device.
 """
 
 import dataclasses
