@@ -4,9 +4,9 @@
     python experiments/compile_for.py --target=v5e --devices=4 --cases=tiny_imagenet_ipc10
 
 For settings of the literature (those of `bench.py`): the memory of a matching step on
-all classes by the compiler's account, the kernels that a step launches, the bytes
-between them, and the time that these take at the device's full bandwidth; the same of
-an iteration, which trains the network as well. Nothing is run. The device's compiler
+all classes by the compiler's account; for GPUs the kernels that a step launches, the
+bytes between them, and the time that these take at the full bandwidth; the same of an
+iteration, which trains the network as well. Nothing is run. The device's compiler
 must be installed, by `pip install 'jax[cuda12]'` or `'jax[tpu]'`; neither needs the
 device.
 """
@@ -131,19 +131,18 @@ def rows_of(
         compiled = program.compile()
         seconds = time.perf_counter() - begun
         memory = compiled.memory_analysis().temp_size_in_bytes
-        moved = kernels.count(compiled.as_text())
-        rows.append(
-            [
-                case.title,
-                name,
-                f"{memory / 1e9:.2f}",
-                f"{moved.kernels:,}",
-                f"{moved.bytes / 1e9:.1f}",
-                f"{1e3 * moved.bytes / target.bandwidth:.1f}",
-                f"{seconds:.0f}",
-            ]
-        )
+        counted = _counted(compiled, target.bandwidth)
+        figures = [f"{memory / 1e9:.2f}", *counted, f"{seconds:.0f}"]
+        rows.append([case.title, name, *figures])
     return rows
+
+
+def _counted(compiled: jax.stages.Compiled, bandwidth: float | None) -> list[str]:
+    if bandwidth is None:
+        return ["-"] * 3
+    moved = kernels.count(compiled.as_text())
+    milliseconds = 1e3 * moved.bytes / bandwidth
+    return [f"{moved.kernels:,}", f"{moved.bytes / 1e9:.1f}", f"{milliseconds:.1f}"]
 
 
 def _mesh(target: Target) -> Mesh:

@@ -105,6 +105,9 @@ def test_rows_of_a_case_on_two_devices(capsys):
     assert matching[:2] == ["Small", "matching"]
     assert iteration[:2] == ["Small", "iteration"]
     number = lambda text: float(text.replace(",", ""))
+    silent = here._replace(bandwidth=None)
+    uncounted = compile_for.rows_of(case, silent, mesh, "float32", 0)
+    assert uncounted[0][3:6] == ["-"] * 3 and number(uncounted[0][2]) >= 0
     # Training the network as well takes more kernels and moves more.
     for column in (3, 5):
         assert 0 < number(matching[column]) < number(iteration[column])

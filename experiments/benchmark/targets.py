@@ -32,13 +32,14 @@ class Target(NamedTuple):
 
     Attributes:
       memory: bytes of a device that programs may use.
-      bandwidth: bytes a second between it and its memory.
+      bandwidth: bytes a second between it and its memory; None where the text of
+        compiled programs does not say how often loops turn, so that nothing is counted.
       package: what brings its compiler.
       topology: for `topologies.get_topology_desc`.
     """
 
     memory: float
-    bandwidth: float
+    bandwidth: float | None
     package: str
     topology: dict[str, str]
 
@@ -58,7 +59,7 @@ TARGETS = {
     ),
     "v5e": Target(
         15.75 * 2**30,
-        0.82e12,
+        None,
         "jax[tpu]",
         {"platform": "tpu", "topology_name": "v5e:2x2"},
     ),
