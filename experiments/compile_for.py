@@ -150,7 +150,7 @@ def _mesh(target: Target) -> Mesh:
         return mesh_of(target, _DEVICES.value)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:
         sentence = (
             f"--target={_TARGET.value}: no compiler for it answers ({error}); it comes "
             f"with pip install '{target.package}'."
