@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.sharding import Mesh
 
 from d4a_jax.devices.processes import any_of
@@ -79,18 +79,19 @@ def peak_bytes(program: ClosedJaxpr | Jaxpr) -> int:
     last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, Literal)}
     living, peak = {}, 0
     for number, equation in enumerate(jaxpr.eqns):
-        living |= {v: _bytes(v) for v in equation.outvars}
-        inside = max(map(peak_bytes, _programs(equation.params)), default=0)
+        living |= {v: array_bytes(v) for v in equation.outvars}
+        inside = max(map(peak_bytes, nested_programs(equation)), default=0)
         peak = max(peak, sum(living.values()) + inside)
         living = {v: size for v, size in living.items() if last.get(v, -1) > number}
     return peak
 
 
-def _programs(params: dict) -> list[ClosedJaxpr | Jaxpr]:
+def nested_programs(equation: JaxprEqn) -> list[ClosedJaxpr | Jaxpr]:
     """The programs inside an equation: branches, bodies of loops, called functions."""
-    leaves = jax.tree.leaves(params)
+    leaves = jax.tree.leaves(equation.params)
     return [leaf for leaf in leaves if isinstance(leaf, (ClosedJaxpr, Jaxpr))]
 
 
-def _bytes(variable) -> int:
+def array_bytes(variable: Var) -> int:
+    """Bytes of the array that a variable of a program stands for."""
     return variable.aval.size * variable.aval.dtype.itemsize

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from d4a_jax.devices.memory import array_bytes, nested_programs
+
 # These rearrange or copy the elements of their first operand.
 _REARRANGING = {
     "broadcast_in_dim",
@@ -72,10 +74,10 @@ def count(program: ClosedJaxpr | Jaxpr, while_turns: int | None = None) -> Work:
             if not isinstance(source, Literal):
                 origins[equation.outvars[0]] = origins.get(source, source)
         elif name in _FLOPS:
-            total += Work(_FLOPS[name](equation), _bytes(equation.outvars[0]))
+            total += Work(_FLOPS[name](equation), array_bytes(equation.outvars[0]))
             operands = (v for v in equation.invars[:2] if not isinstance(v, Literal))
             for origin in (origins.get(v, v) for v in operands):
-                read[origin] = _bytes(origin)
+                read[origin] = array_bytes(origin)
         else:
             total += _nested(equation, while_turns)
     return total + Work(0, sum(read.values()))
@@ -84,7 +86,7 @@ def count(program: ClosedJaxpr | Jaxpr, while_turns: int | None = None) -> Work:
 def _nested(equation: JaxprEqn, while_turns: int | None) -> Work:
     """Work of the programs inside an equation."""
     name, params = equation.primitive.name, equation.params
-    parts = [count(program, while_turns) for program in _programs(params)]
+    parts = [count(program, while_turns) for program in nested_programs(equation)]
     if name == "cond":
         return max(parts, key=lambda work: work.flops)
     work = sum(parts, Work())
@@ -97,13 +99,6 @@ def _nested(equation: JaxprEqn, while_turns: int | None) -> Work:
             raise ValueError("the program has a while loop of unknown length.")
         return work.times(while_turns)
     return work
-
-
-def _programs(params: dict) -> list[ClosedJaxpr | Jaxpr]:
-    values = []
-    for value in params.values():
-        values.extend(value if isinstance(value, (tuple, list)) else [value])
-    return [value for value in values if isinstance(value, (ClosedJaxpr, Jaxpr))]
 
 
 def _convolution_flops(equation: JaxprEqn) -> int:
@@ -148,7 +143,3 @@ _FLOPS = {
     "conv_general_dilated": _convolution_flops,
     "dot_general": _product_flops,
 }
-
-
-def _bytes(variable: Var) -> int:
-    return variable.aval.size * variable.aval.dtype.itemsize
