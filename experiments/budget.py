@@ -26,10 +26,10 @@ import optax
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset
 from d4a_jax.distillation.run import Run, prepare
+from d4a_jax.methods import Task
 from d4a_jax.networks import Network, create_network
 from d4a_jax.real_data import Pool, RealData
 from d4a_jax.storage.journal import Journal
-from d4a_jax.surrogates import Task
 from d4a_jax.training import steps_per_epoch
 from experiments.benchmark import flops
 
@@ -114,11 +114,14 @@ def _all_segments(config, dataset):
 
 def _step(run: Run, size: int, has_previous: bool) -> int:
     """FLOPs of one matching step on all classes."""
-    init, advance = run.programs(size, has_previous)
-    task = _task(run)
+    init, advance = run.unfed_programs(size, has_previous)
+    method, task = run.method(has_previous), _task(run)
     segment = jax.eval_shape(init, run.key, task)
+    fed = method.fed(1, task) if method.fed else None
     # Step 1: not that in which a fresh network is made.
-    traced = advance.trace(run.key, jnp.int32(1), steps=1, state=segment, task=task)
+    traced = advance.trace(
+        run.key, jnp.int32(1), steps=1, state=segment, task=task, fed=fed
+    )
     return flops.count(traced.jaxpr).flops
 
 

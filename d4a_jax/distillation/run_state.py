@@ -13,9 +13,9 @@ from d4a_jax.devices.parallel import spread
 from d4a_jax.distillation import divergence
 from d4a_jax.distillation.run import Run
 from d4a_jax.distillation.segments import SegmentState, begin
+from d4a_jax.methods import Task
 from d4a_jax.real_data import make_pool
 from d4a_jax.storage.checkpoint import CheckpointStore
-from d4a_jax.surrogates import Task
 
 
 class RunState(NamedTuple):
@@ -69,14 +69,14 @@ def segment_task(run: Run, state: RunState) -> Task:
         jnp.int32(sum(sizes[: state.stage])),
         run.beginning(state.kept, sizes[state.stage]),
         jnp.int32(run.epoch_shift(state.kept)),
-        previous_logits=logits,
+        previous_labels=logits,
     )
 
 
 def begin_segment(run: Run, state: RunState) -> RunState:
     """The state before the first step of the segment of a stage."""
-    surrogate = run.surrogate(state.stage > 0)
-    segment = begin(_init(run, state), surrogate, *_place(run, state))
+    method = run.method(state.stage > 0)
+    segment = begin(_init(run, state), method, *_place(run, state))
     return state._replace(step=0, segment=segment)
 
 
@@ -99,9 +99,10 @@ def empty_state(run: Run) -> RunState:
     finished = np.zeros((*shape, *run.dataset.image_shape), np.uint8)
     valid = run.index.valid
     easy = np.zeros_like(valid)
-    learning, labels = run.surrogate(has_previous=False).labels, None
-    if learning is not None:
-        labels = np.zeros((*shape, *learning.shape), np.float16)
+    labels = None
+    if "labels" in run.method(has_previous=False).learned:
+        tiles = run.config.synthetic.factor**2
+        labels = np.zeros((*shape, tiles, run.dataset.num_classes), np.float16)
     return RunState(0, 0, 0, None, finished, valid, easy, (), labels)
 
 
