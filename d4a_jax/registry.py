@@ -55,7 +55,7 @@ class Registry(Generic[Part]):
         """
         if name in self._parts:
             return self._parts[name]
-        if ":" in name and "." in name.partition(":")[0] + ".":
+        if ":" in name:
             return self._imported(name)
         raise UnknownName(
             f"{name!r} is no {self.kind}; the {self.kind}s are {', '.join(self)} "

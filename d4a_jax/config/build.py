@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -106,7 +107,8 @@ def _unknown(name, key, fields):
 
 def _check(name, value, hint, rule):
     """Returns the value, converted where that loses nothing, and a problem or None."""
-    options = typing.get_args(hint) or (hint,)
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
     if value is None and type(None) in options:
         return None, None
     if isinstance(value, (list, tuple)) and tuple[int, ...] in options:

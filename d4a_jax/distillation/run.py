@@ -191,25 +191,15 @@ class Run:
 
     def method(self, has_previous: bool) -> Method:
         """The method, for the first segment or for later ones."""
-        config = self.config
-        setting = Setting(
+        setting = setting_of(
+            self.config,
             self.network,
             self.normalize,
-            config.segment_sizes,
-            config.synthetic.factor,
-            config.synthetic.decode,
-            config.matching.augmentation,
-            config.matching.batch_real,
-            config.matching.batch_syn_max,
-            config.matching.inner_iterations,
-            config.network_training,
-            config.make_regularizer(),
-            has_previous and config.uses_previous,
+            self.layout,
+            has_previous,
             lambda: self.experts,
-            partial(map_classes, self.layout),
-            partial(split_batch, self.layout),
         )
-        return config.method.build(setting)
+        return self.config.method.build(setting)
 
     @cached_property
     def _programs(self) -> dict:
@@ -264,6 +254,34 @@ class Run:
         if key not in self._programs:
             self._programs[key] = compiled(of_steps, static=("steps",))
         return ReadAhead(self._programs[key], self.data.images.reader)
+
+
+def setting_of(
+    config: Config,
+    network: Network,
+    normalize: Normalization,
+    layout: Layout,
+    has_previous: bool,
+    experts: Callable[[], Experts] | None = None,
+) -> Setting:
+    """The plain values that a run's configuration gives to its method."""
+    return Setting(
+        network,
+        normalize,
+        config.segment_sizes,
+        config.synthetic.factor,
+        config.synthetic.decode,
+        config.matching.augmentation,
+        config.matching.batch_real,
+        config.matching.batch_syn_max,
+        config.matching.inner_iterations,
+        config.network_training,
+        config.make_regularizer(),
+        has_previous and config.uses_previous,
+        experts,
+        partial(map_classes, layout),
+        partial(split_batch, layout),
+    )
 
 
 def _fed(advance, method: Method):
