@@ -18,6 +18,7 @@ from d4a_jax.config.sections import (
     RuntimeConfig,
     SyntheticConfig,
     TrajectoryConfig,
+    all_but,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "RuntimeConfig",
     "SyntheticConfig",
     "TrajectoryConfig",
+    "all_but",
     "differences",
     "from_dict",
     "validate",

@@ -5,12 +5,25 @@ defaults.
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 
 def _field(default, **rule):
     """A field with the range (low, high, above) or the choices of its values."""
     return dataclasses.field(default=default, metadata=rule)
+
+
+def all_but(section: Any, names: Collection[str]) -> dict[str, Any]:
+    """The values of a section without the named fields.
+
+    An identity leaves out the fields that are known to change nothing, so that a new
+    field counts until somebody says otherwise.
+    """
+    values = dataclasses.asdict(section)
+    for name in names:
+        del values[name]
+    return values
 
 
 # Steps and sizes are 32-bit numbers in the compiled programs.
@@ -28,6 +41,10 @@ class DataConfig:
     data_dir: str | None = None
     manual_dir: str | None = None
     download: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the images: not the folders, nor how they come there."""
+        return all_but(self, ("path", "data_dir", "manual_dir", "download"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +149,10 @@ class TrajectoryConfig:
     skip_loss_above: float | None = _field(None, above=0.0)
     label_learning_rate: float = _field(0.0, low=0.0)
     label_momentum: float = _field(0.9, low=0.0, high=0.999)
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the result: not the room that experts may take."""
+        return all_but(self, ("max_gigabytes",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +261,12 @@ class RuntimeConfig:
     checkpoint_seconds: float = _field(120.0, low=0.0)
     keep_checkpoints: int = _field(2, low=1)
 
+    def identity(self) -> dict[str, Any]:
+        """What determines the result: not the layout, nor the checkpoints."""
+        layout = ("devices", "class_chunk", "steps_per_call", "predict_batch")
+        saving = ("image_memory_gb", "checkpoint_seconds", "keep_checkpoints")
+        return all_but(self, layout + saving)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -288,9 +315,13 @@ class Config:
         return dataclasses.asdict(self)
 
     def identity(self) -> dict[str, Any]:
-        """The part of `to_dict` that determines the result: no paths, no layout."""
-        values = self.to_dict()
-        values["runtime"] = {"compute_dtype": self.runtime.compute_dtype}
-        for name in ("path", "data_dir", "manual_dir", "download"):
-            del values["data"][name]
-        return values
+        """The part of `to_dict` that determines the result: no paths, no layout.
+
+        A section says itself what it leaves out; one that does not counts as a whole.
+        """
+        own = {
+            name: section.identity()
+            for name, section in vars(self).items()
+            if hasattr(section, "identity")
+        }
+        return self.to_dict() | own

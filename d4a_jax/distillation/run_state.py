@@ -15,6 +15,7 @@ from d4a_jax.distillation.run import Run
 from d4a_jax.distillation.segments import SegmentState, begin
 from d4a_jax.real_data import make_pool
 from d4a_jax.storage.checkpoint import CheckpointStore
+from d4a_jax.storage.identity import run_identity
 from d4a_jax.surrogates import Task
 
 
@@ -127,6 +128,7 @@ def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
         "attempt": state.attempt,
         "history": list(state.history),
         "metrics_lines": run.journal.lines,
+        "identity": run_identity(run.config, run.dataset),
     }
     run.journal.sync()
     number = state.stage * (run.config.steps_per_segment + 1) + state.step

@@ -11,6 +11,7 @@ written with.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,27 @@ class CheckpointStore:
             )
         by_main(lambda: fileio.put_aside(source, self._directory / _ASIDE))
         self._orbax.reload()
+
+
+def newest_metadata(directory: str | Path) -> dict[str, Any] | None:
+    """What the newest checkpoint that can be read says of itself; nothing is changed.
+
+    Args:
+      directory: of a `CheckpointStore`, which need not exist.
+
+    Returns:
+      Its `record`, and under `leaves` the shape of every array; not verified. None
+      where there is no checkpoint.
+    """
+    found = (path for path in Path(directory).glob("*") if path.name.isdecimal())
+    for path in sorted(found, key=lambda path: int(path.name), reverse=True):
+        try:
+            content = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
+            metadata = content["custom_metadata"]
+            return {name: metadata[name] for name in ("record", "leaves")}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 class _NewestMilestone:

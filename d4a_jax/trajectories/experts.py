@@ -4,7 +4,6 @@ Several are trained in one program. Each depends on its own number alone, so tha
 store that was interrupted, damaged or is to grow is completed by the missing ones.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from d4a_jax.config import Config, ConfigError
+from d4a_jax.config import Config, ConfigError, all_but
 from d4a_jax.data import Dataset
 from d4a_jax.data.cache import exclusive
 from d4a_jax.devices.parallel import Layout, replicate, to_host
@@ -25,8 +24,18 @@ from d4a_jax.devices.streaming import place_everywhere
 from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
 from d4a_jax.networks import Network, create_network
 from d4a_jax.storage import fileio
+from d4a_jax.storage.entries import data_identity, name_of_entry
 from d4a_jax.training import Normalization, constant, steps_per_epoch
 from d4a_jax.trajectories.store import ExpertStore, stored_bytes
+
+# What the section `trajectory` says of students, and how many experts there are.
+_STUDENTS = (
+    *("experts", "max_gigabytes", "min_start_epoch", "max_start_epoch"),
+    *("first_max_start_epoch", "expansion_steps", "expert_epochs"),
+    *("epochs_follow_filter", "student_steps", "batch_syn", "step_size"),
+    *("step_size_learning_rate", "skip_loss_above"),
+    *("label_learning_rate", "label_momentum"),
+)
 
 # Experts trained at once on each device where there is memory for more than one.
 _TOGETHER = 10
@@ -117,13 +126,14 @@ def open_experts(
         the disk has left.
     """
     identity = _identity(dataset, config)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    directory, settings = Path(cache_dir) / digest[:16], config.trajectory
+    exists = lambda name: (Path(cache_dir) / name).exists()
+    digest = name_of_entry(identity, dataset, exists, _dump)
+    directory, settings = Path(cache_dir) / digest, config.trajectory
     ensemble = _ensemble(dataset, config, layout)
     size, _ = flattening(ensemble.network)
     check_size(config, size)
     store = ExpertStore(directory, settings.epochs, size, settings.storage_dtype)
-    experts = Experts(store, settings.experts, ensemble, digest[:16])
+    experts = Experts(store, settings.experts, ensemble, digest)
     with held_by_main(exclusive(directory)):
         missing = _missing(store, settings.experts)
         if missing:
@@ -191,18 +201,17 @@ def _check_space(store: ExpertStore, experts: int) -> None:
 
 def _identity(dataset: Dataset, config: Config) -> dict[str, Any]:
     """What an expert depends on, besides its number."""
-    recipe = config.to_dict()["trajectory"]
-    names = (
-        *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay"),
-        *("augmentation", "cutmix_probability", "storage_dtype"),
-    )
     return {
         "dataset": dataset.name,
-        "fingerprint": dataset.fingerprint,
+        **data_identity(dataset),
         "network": config.network,
-        "recipe": {name: recipe[name] for name in names},
-        "compute_dtype": config.runtime.compute_dtype,
+        "recipe": all_but(config.trajectory, _STUDENTS),
+        **config.runtime.identity(),
     }
+
+
+def _dump(identity: dict[str, Any]) -> bytes:
+    return json.dumps(identity, sort_keys=True).encode()
 
 
 def _ensemble(dataset, config, layout):
