@@ -220,7 +220,9 @@ class Run:
                 self.config, surrogate, optimizer, self.layout, size
             )
             advance = compiled(advance, donate=("state",), static=("steps",))
-            self._programs[key] = compiled(init), _fed(advance, surrogate)
+            if surrogate.feed is not None:
+                advance = _Fed(advance, surrogate.feed)
+            self._programs[key] = compiled(init), advance
         return self._programs[key]
 
     @property
@@ -248,16 +250,25 @@ class Run:
         return ReadAhead(self._programs[key], self.data.images.reader)
 
 
-def _fed(advance, surrogate: Surrogate):
-    """`advance` with what the surrogate needs from the host for its steps."""
-    if surrogate.feed is None:
-        return advance
+class _Fed:
+    """A compiled `advance` with what its surrogate needs from the host for its steps.
 
-    def advance_fed(key, first, steps, state, task):
-        fed = surrogate.feed(key, first, steps, task)
-        return advance(key, first, steps=steps, state=state, task=task, fed=fed)
+    It is called and traced as the program of a surrogate that needs nothing.
+    """
 
-    return advance_fed
+    def __init__(self, advance: Callable, feed: Callable):
+        self._advance, self._feed = advance, feed
+
+    def __call__(self, key, first, steps, state, task):
+        fed = self._feed(key, first, steps, task)
+        return self._advance(key, first, steps=steps, state=state, task=task, fed=fed)
+
+    def trace(self, key, first, steps, state, task):
+        """As `trace` of a jitted function; `epoch_shift` in the task is a number."""
+        fed = self._feed(key, first, steps, task)
+        return self._advance.trace(
+            key, first, steps=steps, state=state, task=task, fed=fed
+        )
 
 
 def check_fit(config: Config, dataset: Dataset) -> None:
