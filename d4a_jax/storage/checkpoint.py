@@ -200,21 +200,22 @@ class CheckpointStore:
 
 
 def newest_metadata(directory: str | Path) -> dict[str, Any] | None:
-    """What the newest checkpoint that can be read says of itself; nothing is changed.
+    """What the newest checkpoint with an intact record says; nothing is changed.
 
     Args:
       directory: of a `CheckpointStore`, which need not exist.
 
     Returns:
-      Its `record`, and under `leaves` the shape of every array; not verified. None
-      where there is no checkpoint.
+      Its `record`, and under `leaves` the shape of every array, which are not
+      verified. None where there is no such checkpoint.
     """
     found = (path for path in Path(directory).glob("*") if path.name.isdecimal())
     for path in sorted(found, key=lambda path: int(path.name), reverse=True):
         try:
             content = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
             metadata = content["custom_metadata"]
-            return {name: metadata[name] for name in ("record", "leaves")}
+            if metadata["record_sha256"] == _digest_of_record(metadata["record"]):
+                return {name: metadata[name] for name in ("record", "leaves")}
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None

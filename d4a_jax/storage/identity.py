@@ -64,7 +64,8 @@ def claim(
     _refuse_another(path, theirs or {}, ours)
     if not is_main() or (path / FILE).exists():
         return
-    if theirs is None and _can_be_resumed(path):
+    is_known = "fingerprint" in (theirs or {}).get("dataset", {})
+    if not is_known and _can_be_resumed(path):
         logger.warning(
             "%s was begun by an older version, which did not record its configuration "
             "and data; it is taken for a run of these.",
