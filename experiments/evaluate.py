@@ -25,7 +25,7 @@ from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.metrics import progress_hook  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
 from d4a_jax.storage import fileio  # noqa: E402
-from d4a_jax.storage.workdir import environment  # noqa: E402
+from d4a_jax.storage.environment import environment  # noqa: E402
 from experiments import cli  # noqa: E402
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory of a distilled set.")

@@ -181,7 +181,7 @@ def as_older(directory):
     for key in ("learned", "hardware", "dataset_fingerprint"):
         del row[key]
     row["config"] |= {key: row.pop(key) for key in rows.ROW_KEYS}
-    del row["config"]["trajectory"], row["config"]["filter"]["guard"]
+    del row["config"]["experts"], row["config"]["filter"]["guard"]
     (directory / "row.json").write_text(json.dumps(row))
     (directory / "distilled").rename(directory / "stored")
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)

@@ -13,7 +13,7 @@ from d4a_jax.methods import (
     MethodOptions,
     NetworkTrainingConfig,
 )
-from d4a_jax.options import option
+from d4a_jax.options import all_but, option
 from d4a_jax.regularizers import REGULARIZERS, Regularizer, replay
 
 
@@ -28,6 +28,10 @@ class DataConfig:
     data_dir: str | None = None
     manual_dir: str | None = None
     download: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the images: not the folders, nor how they come there."""
+        return all_but(self, ("path", "data_dir", "manual_dir", "download"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +99,10 @@ class ExpertsConfig:
     cutmix_probability: float = option(0.0, low=0.0, high=1.0)
     storage_dtype: str = option("float32", choices=("float32", "bfloat16"))
     max_gigabytes: float = option(50.0, above=0.0)
+
+    def identity(self) -> dict[str, Any]:
+        """The values that determine the result: not the room that experts may take."""
+        return all_but(self, ("max_gigabytes",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +190,12 @@ class RuntimeConfig:
     checkpoint_seconds: float = option(120.0, low=0.0)
     keep_checkpoints: int = option(2, low=1)
 
+    def identity(self) -> dict[str, Any]:
+        """What determines the result: not the layout, nor the checkpoints."""
+        layout = ("devices", "class_chunk", "steps_per_call", "predict_batch")
+        saving = ("image_memory_gb", "checkpoint_seconds", "keep_checkpoints")
+        return all_but(self, layout + saving)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -251,9 +265,13 @@ class Config:
         return values
 
     def identity(self) -> dict[str, Any]:
-        """The part of `to_dict` that determines the result: no paths, no layout."""
-        values = self.to_dict()
-        values["runtime"] = {"compute_dtype": self.runtime.compute_dtype}
-        for name in ("path", "data_dir", "manual_dir", "download"):
-            del values["data"][name]
-        return values
+        """The part of `to_dict` that determines the result: no paths, no layout.
+
+        A section says itself what it leaves out; one that does not counts as a whole.
+        """
+        own = {
+            name: section.identity()
+            for name, section in vars(self).items()
+            if hasattr(section, "identity")
+        }
+        return self.to_dict() | own

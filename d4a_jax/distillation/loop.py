@@ -44,6 +44,7 @@ from d4a_jax.distillation.run_state import (
 from d4a_jax.distillation.segments import DIVERGED
 from d4a_jax.storage.checkpoint import CheckpointStore
 from d4a_jax.storage.fileio import put_aside
+from d4a_jax.storage.identity import claim
 from d4a_jax.storage.journal import Journal
 
 
@@ -60,8 +61,8 @@ def distill(
       config: the run; of `config.data` only `data_dir` is read, where difficulty
         measures are kept.
       workdir: where checkpoints, metrics and the distilled set go. A run that was
-        interrupted there continues, with the result of an undisturbed one. None keeps
-        everything in memory.
+        interrupted there continues, with the result of an undisturbed one; a directory
+        is that of one configuration and data set. None keeps everything in memory.
       should_stop: asked after every call of a compiled program; True saves a
         checkpoint and ends the run by `Interrupted`.
 
@@ -73,7 +74,9 @@ def distill(
       the test accuracy of every prefix S_1 ... S_k and the filter's figures.
 
     Raises:
-      ConfigError: if the configuration is wrong or does not fit the data.
+      ConfigError: if the configuration is wrong, does not fit the data, or the working
+        directory holds the run of another configuration or on other data, where
+        nothing is changed.
       DisagreementError: if the processes have different configurations or data.
       DivergenceError: if the matching loss does not stay finite.
       Interrupted: if `should_stop` said so.
@@ -83,6 +86,8 @@ def distill(
     check_same("The configuration", repr(config.identity()))
     check_same("The data set", dataset.fingerprint)
     workdir = Path(workdir) if workdir else None
+    if workdir:
+        claim(workdir, config, dataset)
     with contextlib.ExitStack() as stack:
         # All processes write the checkpoints together; the rest is written by one.
         journal = Journal(workdir if is_main() else None, speaks=is_main())
@@ -122,7 +127,7 @@ def _make_segment(
     """Takes the remaining matching steps of a segment, with checkpoints."""
     total, sizes = run.config.steps_per_segment, run.config.segment_sizes
     _, advance = run.programs(sizes[state.stage], state.stage > 0)
-    task, steps = segment_task(run, state), divergence.steps_per_call(run)
+    task, per_call = segment_task(run, state), divergence.steps_per_call(run)
     read_ahead = run.read_ahead(state.stage > 0)
     milestone = divergence.rollback_interval(run)
     saved = time.monotonic()
@@ -130,6 +135,8 @@ def _make_segment(
     with run.journal.progress(label, total, state.step) as bar:
         while state.step < total:
             key = segment_key(run, state)
+            # Calls of another length may have brought the run here.
+            steps = per_call - state.step % per_call
             read_ahead(key, state.step, steps, task)
             segment, metrics = advance(
                 key, state.step, steps=steps, state=state.segment, task=task

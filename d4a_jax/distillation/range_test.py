@@ -99,7 +99,7 @@ def range_test(run: Run, rates: tuple[float, ...] = RATES) -> RangeTest:
       run: with any learning rate.
       rates: values of `matching.learning_rate`.
     """
-    trained, frozen = _trial_steps(run.config)
+    trained, frozen = trial_steps(run.config)
     task = first_task(run)
     method = run.method(has_previous=False)
     key = rng.stream(run.key, "range_test")
@@ -127,7 +127,7 @@ def range_test(run: Run, rates: tuple[float, ...] = RATES) -> RangeTest:
 
 def _functions(run, method, rate):
     """Those of a trial's segment, whose last steps leave the pixels alone."""
-    trained, _ = _trial_steps(run.config)
+    trained, _ = trial_steps(run.config)
     size, side = run.config.segment_sizes[0], run.dataset.image_shape[0]
     scaled = rate * pixel_learning_rate(_at_rate(run.config, 1.0), size, side)
     optimizer = pixel_optimizer(
@@ -139,7 +139,7 @@ def _functions(run, method, rate):
     return segment_functions(run.config, method, optimizer, run.layout, size)
 
 
-def _trial_steps(config: Config) -> tuple[int, int]:
+def trial_steps(config: Config) -> tuple[int, int]:
     """Steps of a trial that move the images, and steps that only look at them."""
     trained = min(_STEPS, config.steps_per_segment)
     return trained, max(2, min(_STEPS // 2, trained))

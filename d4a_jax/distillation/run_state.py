@@ -16,6 +16,7 @@ from d4a_jax.distillation.segments import SegmentState, begin
 from d4a_jax.methods import Task
 from d4a_jax.real_data import make_pool
 from d4a_jax.storage.checkpoint import CheckpointStore
+from d4a_jax.storage.identity import run_identity
 
 
 class RunState(NamedTuple):
@@ -100,7 +101,7 @@ def empty_state(run: Run) -> RunState:
     valid = run.index.valid
     easy = np.zeros_like(valid)
     labels = None
-    if "labels" in run.method(has_previous=False).learned:
+    if run.config.method.learns_labels:
         tiles = run.config.synthetic.factor**2
         labels = np.zeros((*shape, tiles, run.dataset.num_classes), np.float16)
     return RunState(0, 0, 0, None, finished, valid, easy, (), labels)
@@ -128,6 +129,7 @@ def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
         "attempt": state.attempt,
         "history": list(state.history),
         "metrics_lines": run.journal.lines,
+        "identity": run_identity(run.config, run.dataset),
     }
     run.journal.sync()
     number = state.stage * (run.config.steps_per_segment + 1) + state.step

@@ -185,6 +185,7 @@ class MethodOptions:
       trains_networks: whether networks are trained between the steps.
       uses_experts: whether expert trajectories are needed.
       follows_filter: whether `Task.epoch_shift` is needed.
+      learns_labels: whether "labels" are learned, logits `[C, n, factor**2, classes]`.
       uses_previous: whether earlier segments take part, whatever the regularizer.
       single_network: whether one network serves a whole segment, so that a segment has
         one outer iteration.
@@ -201,6 +202,10 @@ class MethodOptions:
 
     @property
     def follows_filter(self) -> bool:
+        return False
+
+    @property
+    def learns_labels(self) -> bool:
         return False
 
     def build(self, setting: Setting) -> Method:

@@ -116,6 +116,10 @@ class TrajectoryMatching(MethodOptions):
     def follows_filter(self) -> bool:
         return self.epochs_follow_filter
 
+    @property
+    def learns_labels(self) -> bool:
+        return self.label_learning_rate > 0
+
     def shrunk(self):
         """Students of two steps, and a window of the same kind within four epochs."""
         return dataclasses.replace(
@@ -165,7 +169,7 @@ class TrajectoryMatching(MethodOptions):
         """The method of MTT on the union of all segments so far."""
         size, unflatten = flattening(setting.network)
         learned = {"step_size": self._learned_step_size()}
-        if self.label_learning_rate:
+        if self.learns_labels:
             optimizer = optax.sgd(self.label_learning_rate, self.label_momentum)
             learned["labels"] = learned_labels(setting, optimizer)
 
@@ -192,7 +196,7 @@ class TrajectoryMatching(MethodOptions):
             )
             inputs = _of_segment(result.inputs, params["images"].shape)
             gradient = {"images": inputs.images, "step_size": result.step_size}
-            if "labels" in learned:
+            if self.learns_labels:
                 gradient["labels"] = inputs.logits
             counts = result.loss <= (self.skip_loss_above or jnp.inf)
             gradient = jax.tree.map(lambda x: jnp.where(counts, x, 0.0), gradient)

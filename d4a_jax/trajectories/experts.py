@@ -4,7 +4,6 @@ Several are trained in one program. Each depends on its own number alone, so tha
 store that was interrupted, damaged or is to grow is completed by the missing ones.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -24,7 +23,9 @@ from d4a_jax.devices.streaming import place_everywhere
 from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
 from d4a_jax.networks import create_network
 from d4a_jax.networks.flattening import flatten, flattening
+from d4a_jax.options import all_but
 from d4a_jax.storage import fileio
+from d4a_jax.storage.entries import data_identity, name_of_entry
 from d4a_jax.training import Normalization, constant, steps_per_epoch
 from d4a_jax.trajectories.store import ExpertStore, stored_bytes
 
@@ -96,13 +97,14 @@ def open_experts(
         the disk has left.
     """
     identity = _identity(dataset, config)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    directory, settings = Path(cache_dir) / digest[:16], config.experts
+    exists = lambda name: (Path(cache_dir) / name).exists()
+    digest = name_of_entry(identity, dataset, exists, _dump)
+    directory, settings = Path(cache_dir) / digest, config.experts
     ensemble = _ensemble(dataset, config, layout)
     size, _ = flattening(ensemble.network)
     check_size(config, size)
     store = ExpertStore(directory, settings.epochs, size, settings.storage_dtype)
-    experts = Experts(store, settings.count, ensemble, digest[:16])
+    experts = Experts(store, settings.count, ensemble, digest)
     with held_by_main(exclusive(directory)):
         missing = _missing(store, settings.count)
         if missing:
@@ -164,18 +166,17 @@ def _check_space(store: ExpertStore, experts: int) -> None:
 
 def _identity(dataset: Dataset, config: Config) -> dict[str, Any]:
     """What an expert depends on, besides its number."""
-    recipe = config.to_dict()["experts"]
-    names = (
-        *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay"),
-        *("augmentation", "cutmix_probability", "storage_dtype"),
-    )
     return {
         "dataset": dataset.name,
-        "fingerprint": dataset.fingerprint,
+        **data_identity(dataset),
         "network": config.network,
-        "recipe": {name: recipe[name] for name in names},
-        "compute_dtype": config.runtime.compute_dtype,
+        "recipe": all_but(config.experts, ("count", "max_gigabytes")),
+        **config.runtime.identity(),
     }
+
+
+def _dump(identity: dict[str, Any]) -> bytes:
+    return json.dumps(identity, sort_keys=True).encode()
 
 
 def _ensemble(dataset, config, layout):
