@@ -284,7 +284,7 @@ def test_a_row_without_statistics_agrees_with_any(made, tmp_path):
     file.write_text(json.dumps(record))
     (tmp_path / "row" / "config.json").unlink()
     assert made()[1] == 1
-    seed = Change("seed", 1, {}).config()
+    seed = Change("seed", 1).config()
     for changed in ({"config": seed}, {"data": OTHER_DATA[0]}):
         with pytest.raises(ConfigError, match="holds a row that differs in "):
             made(**changed)
