@@ -178,7 +178,6 @@ def test_a_sweep_makes_a_row_of_trajectory_matching(dataset, tmp_path, monkeypat
     found = sweep.load_sweep(str(file))
     row = found.row("mtt", 0)
     cost = sweep._cost(found, row)
-    assert cost == budget.count(row.config, dataset)._asdict() | {"total": cost["total"]}
-    assert cost["experts"] and cost["total"] == sum(
-        cost[name] for name in ("matching", "filtering", "difficulty", "experts")
-    )
+    counted = budget.count(row.config, dataset)
+    assert cost == counted._asdict() | {"total": counted.total}
+    assert cost["experts"] > 0
