@@ -32,6 +32,7 @@ from d4a_jax.ensemble import (
     checkpoints,
 )
 from d4a_jax.log import logger
+from d4a_jax.flips import default_config, refuse_flips
 from d4a_jax.networks import create_network
 from d4a_jax.options import all_but
 from d4a_jax.storage.entries import data_identity, name_of_entry
@@ -170,6 +171,9 @@ def cross_fit(
       layout: the devices.
       progress: see `Ensemble.fit`.
     """
+    refuse_flips(
+        dataset, "evaluation.augmentation", config.evaluation.augmentation
+    )
     settings = config.difficulty
     fold = _folds(rng.stream(key, "folds"), dataset.train_labels, settings.folds)
     subsets = _leave_one_out(fold, settings.folds, settings.networks)
@@ -207,7 +211,7 @@ def cross_fit(
 
 def measure_difficulty(
     dataset: Dataset,
-    config: Config = Config(),
+    config: Config | None = None,
     data_dir: str | Path | None = None,
     progress: ProgressHook | None = None,
 ) -> RealDifficulty:
@@ -215,11 +219,12 @@ def measure_difficulty(
 
     Args:
       dataset: the data.
-      config: see `cross_fit`.
+      config: see `cross_fit`; by default `default_config` of the data.
       data_dir: where data are kept, see `load_dataset`; difficulty goes to its
         `difficulty` folder.
       progress: see `Ensemble.fit`.
     """
+    config = config or default_config(dataset)
     layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
     directory = data_directory(data_dir and str(data_dir)) / "difficulty"
     return load_or_cross_fit(dataset, config, layout, directory, progress)

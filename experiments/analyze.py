@@ -79,7 +79,9 @@ _JUDGES = flags.DEFINE_integer(
 )
 _JUDGE_EPOCHS = flags.DEFINE_integer("difficulty_epochs", None, "Their epochs.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of networks and random images.", 0)
-_DATA = flags.DEFINE_string("data", None, "Data set; by default the first set's.")
+_DATA = flags.DEFINE_string(
+    "data", None, "A name, a folder or an .npz file; by default the first set's data."
+)
 _SIZE = flags.DEFINE_integer("size", None, "Side of its images.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data are cached.")
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Where archives are.")
@@ -125,10 +127,11 @@ def first_config(path: str | Path) -> Config:
         "manual_dir": _MANUAL_DIR.value or recorded.get("manual_dir"),
         "path": _PATH.value or recorded.get("path"),
     }
-    asked = {"name": _DATA.value, "size": _SIZE.value}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = cli.named_data(_DATA.value)
+    if _SIZE.value is not None:
+        asked["size"] = _SIZE.value
     metadata = load_distilled(methods.distilled_directory(path)).metadata
-    values = cli.artifact_values(metadata, **paths, **asked)
+    values = cli.artifact_values(metadata, **(paths | asked))
     if "config" not in metadata and _NETWORK.value:
         values["network"] = _NETWORK.value
     judges = {"networks": _JUDGES.value, "epochs": _JUDGE_EPOCHS.value}

@@ -40,6 +40,7 @@ if str(ROOT) not in sys.path:
 from d4a_jax.config import ConfigError, from_dict  # noqa: E402
 from d4a_jax.cost import total_passes  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
+from d4a_jax.flips import without_flip  # noqa: E402
 from d4a_jax.distillation import Interrupted  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
@@ -154,9 +155,8 @@ def _without_flip(values: dict) -> dict:
     changes: dict[str, Any] = {}
     for section in ("matching", "experts", "network_training", "evaluation"):
         old = values.get(section, {}).get("augmentation")
-        parts = (old or defaults[section]["augmentation"]).split("_")
-        kept = "_".join(part for part in parts if part != "flip")
-        changes[section] = {"augmentation": kept or "none"}
+        strategy = without_flip(old or defaults[section]["augmentation"])
+        changes[section] = {"augmentation": strategy}
     return merged(values, changes)
 
 

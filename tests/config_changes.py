@@ -26,9 +26,6 @@ BASE = {
 }
 
 _MATTERS = {
-    "data.name": "digits",
-    "data.size": 16,
-    "data.classes": 2,
     "network": "convnet:width=5:depth=1",
     "synthetic.images_per_class": 4,
     "synthetic.segments": 1,
@@ -137,6 +134,9 @@ OF_METHODS = {
     },
 }
 
+# Those of the data set that is distilled count instead, whatever these are.
+_OF_DATA = {"data.name": "digits", "data.size": 16, "data.classes": 2}
+
 _CHANGES_NOTHING = {
     "data.path": "elsewhere",
     "data.data_dir": "elsewhere",
@@ -177,7 +177,8 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 MATTERS = tuple(Change(*item) for item in _MATTERS.items())
 CHANGES_NOTHING = tuple(Change(*item) for item in _CHANGES_NOTHING.items())
-CHANGES = MATTERS + CHANGES_NOTHING
+OF_DATA = tuple(Change(*item) for item in _OF_DATA.items())
+CHANGES = MATTERS + CHANGES_NOTHING + OF_DATA
 
 
 def all_fields() -> set[str]:

@@ -15,6 +15,7 @@ from config_changes import (
     CHANGES,
     CHANGES_NOTHING,
     MATTERS,
+    OF_DATA,
     OF_METHODS,
     all_fields,
     merged,
@@ -126,7 +127,9 @@ def test_every_option_of_every_method_identifies_a_run(dataset, method):
         assert identity.differing(*identities) == [f"method.{name}"]
 
 
-@pytest.mark.parametrize("change", CHANGES_NOTHING, ids=lambda change: change.field)
+@pytest.mark.parametrize(
+    "change", CHANGES_NOTHING + OF_DATA, ids=lambda change: change.field
+)
 def test_other_paths_layouts_and_limits_continue(
     dataset, finished, change, tmp_path, monkeypatch
 ):
@@ -242,7 +245,9 @@ def test_the_record_is_there_from_the_first_moment(dataset, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         distill(dataset, CONFIG, tmp_path / "a" / "b")
     record = json.loads((tmp_path / "a" / "b" / "config.json").read_bytes())
-    assert from_dict(record["config"]) == CONFIG
+    found = from_dict(record["config"])
+    assert dataclasses.replace(found, data=CONFIG.data) == CONFIG
+    assert found.data.name == "monday"
     assert record["dataset"]["fingerprint"] == dataset.fingerprint
     assert record["versions"]["d4a_jax"]
     refusal(tmp_path / "a" / "b", dataset, from_dict(BASE | {"seed": 1}))

@@ -5,6 +5,7 @@ defaults.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from d4a_jax.methods import (
@@ -257,6 +258,21 @@ class Config:
         if factory is replay:
             return replay(section.weight, section.step_size)
         return factory(section.weight)
+
+    def of_data(self, source: Mapping[str, Any]) -> "Config":
+        """The configuration with the data that it is used on in its section `data`.
+
+        Args:
+          source: `name`, `size` and `classes`, as in `Dataset.source`.
+        """
+        classes = source["classes"]
+        data = dataclasses.replace(
+            self.data,
+            name=source["name"],
+            size=source["size"],
+            classes=tuple(classes) if isinstance(classes, list) else classes,
+        )
+        return dataclasses.replace(self, data=data)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries of plain values, as `from_dict` takes them."""

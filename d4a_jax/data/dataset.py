@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class Dataset:
       flip: whether a horizontal flip keeps the label (False for digits).
       fingerprint: 64 hexadecimal digits that identify these exact arrays and how they
         were made.
+      source: `name`, `size` and `classes` with which `load_dataset` finds the data
+        again; None where they were given as arrays.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Dataset:
     std: tuple[float, ...]
     flip: bool
     fingerprint: str
+    source: dict[str, Any] | None = None
 
     @property
     def num_classes(self) -> int:

@@ -7,7 +7,7 @@
         and what they still get wrong of the real set is kept for segment k + 1
 
 One segment and no regularizer is IDC. This module is the loop on the host; each idea
-of the paper stands in a module of its own: `segments`, `surrogates`, `regularizers`,
+of the paper stands in a module of its own: `segments`, `methods`, `regularizers`,
 `filtering`, `ensemble`, `evaluation`.
 """
 
@@ -42,6 +42,7 @@ from d4a_jax.distillation.run_state import (
     segment_task,
 )
 from d4a_jax.distillation.segments import DIVERGED
+from d4a_jax.flips import default_config
 from d4a_jax.storage.checkpoint import CheckpointStore
 from d4a_jax.storage.fileio import put_aside
 from d4a_jax.storage.identity import claim
@@ -50,7 +51,7 @@ from d4a_jax.storage.journal import Journal
 
 def distill(
     dataset: Dataset,
-    config: Config = Config(),
+    config: Config | None = None,
     workdir: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> DistilledDataset:
@@ -58,8 +59,9 @@ def distill(
 
     Args:
       dataset: real images, from `load_dataset` or `from_arrays`.
-      config: the run; of `config.data` only `data_dir` is read, where difficulty
-        measures are kept.
+      config: the run; by default `default_config` of the data. Of `config.data` only
+        `data_dir` is read, where difficulty measures are kept; its name, size and
+        classes are recorded as those of `dataset`.
       workdir: where checkpoints, metrics and the distilled set go. A run that was
         interrupted there continues, with the result of an undisturbed one; a directory
         is that of one configuration and data set. None keeps everything in memory.
@@ -81,7 +83,9 @@ def distill(
       DivergenceError: if the matching loss does not stay finite.
       Interrupted: if `should_stop` said so.
     """
-    config = validate(config)
+    config = validate(config or default_config(dataset))
+    unnamed = {"name": dataset.name, "size": None, "classes": None}
+    config = config.of_data(dataset.source or unnamed)
     check_fit(config, dataset)
     check_same("The configuration", repr(config.identity()))
     check_same("The data set", dataset.fingerprint)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset, data_directory
 from d4a_jax.devices.parallel import (
@@ -30,6 +29,7 @@ from d4a_jax.distillation.segments import (
 )
 from d4a_jax.ensemble import Ensemble, ProgressHook
 from d4a_jax.evaluation import Judge
+from d4a_jax.flips import flip_problems
 from d4a_jax.methods import Method, Setting
 from d4a_jax.networks import Network, create_network
 from d4a_jax.networks.flattening import flattening
@@ -302,7 +302,6 @@ def check_fit(config: Config, dataset: Dataset) -> None:
     Raises:
       ConfigError: naming every problem.
     """
-    problems = []
     strategies = {
         "matching.augmentation": config.matching.augmentation,
         "network_training.augmentation": config.network_training.augmentation,
@@ -310,15 +309,7 @@ def check_fit(config: Config, dataset: Dataset) -> None:
     }
     if config.uses_experts:
         strategies["experts.augmentation"] = config.experts.augmentation
-    for name, strategy in strategies.items():
-        try:
-            if parse_strategy(strategy).flip and not dataset.flip:
-                problems.append(
-                    f"{name} is {strategy!r}; {dataset.name} changes its meaning when "
-                    "flipped, so it must be without 'flip'."
-                )
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
+    problems = flip_problems(dataset, strategies)
     factor, side = config.synthetic.factor, min(dataset.image_shape[:2])
     if factor > side // 2:
         problems.append(

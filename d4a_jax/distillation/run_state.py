@@ -218,6 +218,7 @@ def _metadata(run, state, sizes):
     return {
         "dataset": run.dataset.name,
         "dataset_fingerprint": run.dataset.fingerprint,
+        "source": run.dataset.source,
         "class_names": list(run.dataset.class_names),
         "mean": list(run.dataset.mean),
         "std": list(run.dataset.std),

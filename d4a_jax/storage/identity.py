@@ -103,6 +103,8 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     keys = differences(_completed(theirs, ours), ours)
     is_other = "dataset.fingerprint" in keys
     follows = {"dataset.mean", "dataset.std"} if is_other else {"dataset.name"}
+    # The images identify the data, by whatever name they were found.
+    follows |= {"data.name", "data.size", "data.classes"}
     if "method.name" in keys:
         # Another method has other options.
         follows |= {key for key in keys if key.startswith("method.")} - {"method.name"}

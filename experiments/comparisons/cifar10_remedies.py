@@ -14,8 +14,8 @@ PASSES = cifar10_cpu.PASSES
 DATASETS = cifar10_cpu.DATASETS
 
 
-def _changed(method, **sections):
-    return merged(cifar10_cpu.METHODS[method], sections)
+def _changed(name, **sections):
+    return merged(cifar10_cpu.METHODS[name], sections)
 
 
 _REAL = {"init": "real"}
