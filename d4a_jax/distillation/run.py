@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from d4a_jax.config import Config, ConfigError
@@ -201,6 +202,15 @@ class Run:
         )
         return self.config.method.build(setting)
 
+    def pixel_optimizer(self, size: int) -> optax.GradientTransformation:
+        """The optimizer of the images of a segment of a size."""
+        return pixel_optimizer(
+            self.config,
+            pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
+            self.dataset.num_classes,
+            self.dataset.std,
+        )
+
     @cached_property
     def _programs(self) -> dict:
         return {}
@@ -217,14 +227,9 @@ class Run:
         """Like `programs`, of an `advance` that takes the tree of the method's `feed`."""
         key = (size, has_previous and self.config.uses_previous)
         if key not in self._programs:
-            optimizer = pixel_optimizer(
-                self.config,
-                pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
-                self.dataset.num_classes,
-                self.dataset.std,
-            )
+            method, optimizer = self.method(has_previous), self.pixel_optimizer(size)
             init, advance = segment_functions(
-                self.config, self.method(has_previous), optimizer, self.layout, size
+                self.config, method, optimizer, self.layout, size
             )
             advance = compiled(advance, donate=("state",), static=("steps",))
             self._programs[key] = compiled(init), advance

@@ -10,7 +10,7 @@ import numpy as np
 from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.devices.parallel import spread
-from d4a_jax.distillation import divergence
+from d4a_jax.distillation import divergence, former
 from d4a_jax.distillation.run import Run
 from d4a_jax.distillation.segments import SegmentState, begin
 from d4a_jax.methods import Task
@@ -130,6 +130,7 @@ def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
         "history": list(state.history),
         "metrics_lines": run.journal.lines,
         "identity": run_identity(run.config, run.dataset),
+        "format": former.FORMAT,
     }
     run.journal.sync()
     number = state.stage * (run.config.steps_per_segment + 1) + state.step
@@ -155,6 +156,9 @@ def restore(
         return None
     _, arrays, record = found
     run.journal.rewind(record["metrics_lines"])
+    if "segment" in arrays and former.is_former(record):
+        like = _abstract_segment(run, record["stage"])
+        arrays |= {"segment": former.from_former(arrays["segment"], like)}
     return RunState(
         record["stage"],
         record["step"],
@@ -173,16 +177,28 @@ def _arrays(state: RunState) -> dict:
 
 def _abstract(run: Run, record: dict) -> dict:
     """Shapes and shardings of a checkpoint; segments may differ in size."""
-    state = empty_state(run)._replace(stage=record["stage"])
-    if state.stage < len(run.config.segment_sizes):
-        # Without the first labels, for which experts would be asked in vain.
-        state = state._replace(segment=_init(run, state)(*_place(run, state)))
-    return jax.tree.map(_abstract_leaf, _arrays(state))
+    arrays, stage = _arrays(empty_state(run)), record["stage"]
+    if stage < len(run.config.segment_sizes):
+        segment = _abstract_segment(run, stage)
+        if former.is_former(record):
+            optimizer = run.pixel_optimizer(run.config.segment_sizes[stage])
+            segment = former.to_former(segment, optimizer)
+        arrays["segment"] = segment
+    return jax.tree.map(_abstract_leaf, arrays)
+
+
+def _abstract_segment(run: Run, stage: int) -> SegmentState:
+    """Shapes and shardings of the segment of a stage.
+
+    Without its first labels, for which experts would be asked in vain.
+    """
+    state = empty_state(run)._replace(stage=stage)
+    return jax.tree.map(_abstract_leaf, _init(run, state)(*_place(run, state)))
 
 
 def _abstract_leaf(leaf):
     """Host arrays stand for themselves; orbax takes no shape without a sharding."""
-    if isinstance(leaf, np.ndarray):
+    if isinstance(leaf, (np.ndarray, jax.ShapeDtypeStruct)):
         return leaf
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
