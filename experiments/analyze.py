@@ -40,6 +40,7 @@ from d4a_jax.artifact import load_distilled  # noqa: E402
 from d4a_jax.config import Config, ConfigError, from_dict  # noqa: E402
 from d4a_jax.data import Dataset, data_directory, load_dataset  # noqa: E402
 from d4a_jax.difficulty import Difficulty, load_or_cross_fit  # noqa: E402
+from d4a_jax.flips import without_flips  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.metrics import progress_hook  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
@@ -263,6 +264,7 @@ def _prepare(output):
         artifacts = find_artifacts(_ARTIFACTS.value, _LABELS.value or [])
         config = first_config(artifacts[0][1])
         dataset = load_dataset(**dataclasses.asdict(config.data))
+        config = config if dataset.flip else without_flips(config)
         found = [methods.load_method(*artifact, dataset) for artifact in artifacts]
         network = _NETWORK.value or config.evaluation.network or config.network
         examiner = make_examiner(config, dataset, network, output)
