@@ -196,6 +196,7 @@ def _next_stage(run: Run, state: RunState) -> RunState:
         "segment": state.stage,
         "images_per_class": sum(config.segment_sizes[: state.stage + 1]),
     }
+    entry |= stages.find_saturation(run, state)
     if networks:
         variables = stages.train_on_prefix(run, state, networks)
     if config.evaluation.enabled:

@@ -122,6 +122,7 @@ def real_image_set(
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "flip": dataset.flip,
+        "pixel_range": dataset.pixel_range and list(dataset.pixel_range),
         "factor": factor,
         "images_per_class": sum(sizes),
         "segment_sizes": sizes,
