@@ -88,6 +88,7 @@ def distill(
         journal = Journal(workdir if is_main() else None, speaks=is_main())
         stack.callback(journal.close)
         run = prepare(config, dataset, journal, workdir, should_stop)
+        stages.warn_of_short_classes(run)
         run = with_learning_rate(run)
         store = open_store(run)
         if store:

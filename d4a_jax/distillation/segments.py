@@ -15,7 +15,7 @@ from d4a_jax import rng
 from d4a_jax.config import Config
 from d4a_jax.devices.parallel import Layout, compiled, map_items, split_batch
 from d4a_jax.formation import compose
-from d4a_jax.selection.beginnings import frozen_images
+from d4a_jax.selection.beginnings import frozen_images, vary_copies
 from d4a_jax.surrogates import Surrogate, Task
 
 _ADAM_SECOND_BETA = 0.9  # SRe2L's.
@@ -115,7 +115,7 @@ def initial_pixels(
 
     Multi-formation's mosaics hold factor**2 downscaled images each (IDC), drawn for
     each class without replacement from `task.beginning`, or taken in its order for a
-    window; or noise around gray.
+    window; or noise around gray. Where a class has too few, copies differ by noise.
 
     Returns:
       float32 `[C, size, h, w, c]` in [0, 1].
@@ -139,7 +139,7 @@ def initial_pixels(
                 key, available, len(positions), count
             )
         images = data.images[index, positions[drawn]].astype(jnp.float32) / 255.0
-        return compose(images, factor)
+        return compose(vary_copies(key, images, available), factor)
 
     beginning = task.pool if task.beginning is None else task.beginning
     return map_items(layout, of_class, key, (task.data, beginning))

@@ -13,10 +13,23 @@ from d4a_jax.distillation.run import Run
 from d4a_jax.distillation.run_state import RunState
 from d4a_jax.distillation.segments import finish, finish_labels
 from d4a_jax.ensemble import TrainingImages, everything
+from d4a_jax.selection import beginnings
 from d4a_jax.storage.fileio import save_sealed_array
 
 # Share of pixels at an end of their range from which on a learning rate is too large.
 _SATURATED = 0.5
+
+
+def warn_of_short_classes(run: Run) -> None:
+    """Says before a run which classes have too few images to begin a segment with."""
+    synthetic = run.config.synthetic
+    if synthetic.init == "noise":
+        return
+    needed = max(run.config.segment_sizes) * synthetic.factor**2
+    names = run.dataset.class_names
+    short = beginnings.describe_short_classes(run.index.counts, names, needed)
+    if short:
+        run.journal.warn("%s The copies get a little noise.", short)
 
 
 def freeze(run: Run, state: RunState) -> RunState:
