@@ -104,6 +104,7 @@ def plan(config: Config, dataset: Dataset, workdir: Path) -> str:
     rows = {
         "Data": f"{dataset.name}, {len(dataset.train_labels):,} training and "
         f"{len(dataset.test_labels):,} test images, {shape}, {classes} classes",
+        **({"Read": "; ".join(dataset.understood)} if dataset.understood else {}),
         "Distilled": f"{synthetic.images_per_class} images per class in {len(sizes)} "
         f"segment(s) of {', '.join(map(str, sizes))}; factor {synthetic.factor}",
         "Matching": f"{len(sizes)} x {config.steps_per_segment:,} steps on all "

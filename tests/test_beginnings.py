@@ -1,15 +1,25 @@
 """Which real images a segment begins with, on cases worked out by hand."""
 
+import logging
+
 import jax
 import numpy as np
 import pytest
 
+from d4a_jax import from_arrays
 from d4a_jax.config import SyntheticConfig, from_dict
 from d4a_jax.devices.parallel import make_layout, spread
+from d4a_jax.distillation import distill, segments
 from d4a_jax.distillation.segments import initial_pixels, pixel_learning_rate
 from d4a_jax.methods import Task
 from d4a_jax.real_data import RealData, spread_pool
-from d4a_jax.selection.beginnings import correct_first, difficulty_window, frozen_images
+from d4a_jax.selection.baselines import random_images
+from d4a_jax.selection.beginnings import (
+    correct_first,
+    describe_short_classes,
+    difficulty_window,
+    frozen_images,
+)
 
 KEPT = np.array([[True, True, False, True, True], [True, False, True, False, False]])
 
@@ -81,3 +91,89 @@ def test_learning_rate_without_scaling_is_the_base():
         {"matching": {"learning_rate": 7.0, "learning_rate_scaling": "none"}}
     )
     assert pixel_learning_rate(config, 3, 64) == 7.0
+
+
+@pytest.mark.parametrize("init", ["real", "window"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_copies_differ_and_all_others_stay_as_they_are(monkeypatch, init, factor):
+    """Class 0 has half of the images that are needed, class 1 has enough."""
+    layout, count = make_layout(1), 2 * factor**2
+    images = np.random.default_rng(0).integers(60, 200, (2, 8, 4, 4, 1), np.uint8)
+    available = np.array([count // 2, 8], np.int32)
+    data = RealData(*spread(layout, (images, np.arange(2), available)))
+    order = np.tile(np.arange(8, dtype=np.int32), (2, 1))
+    beginning = spread_pool(order, available, layout)
+    task = Task(data, None, None, None, beginning, None)
+    config = from_dict({"synthetic": {"factor": factor, "init": init}})
+    make = lambda: initial_pixels(jax.random.key(0), task, 2, config, layout)
+    pixels = np.asarray(make())
+    monkeypatch.setattr(segments, "vary_copies", lambda key, images, available: images)
+    plain = np.asarray(make())
+    np.testing.assert_array_equal(pixels[1], plain[1])
+    if factor == 1:
+        np.testing.assert_array_equal(plain[0, 0], plain[0, 1])
+    moved = np.abs(pixels[0] - plain[0])
+    assert (moved > 0).mean() == pytest.approx(0.5)
+    assert moved.max() < 0.1
+    stored = np.asarray(segments.finish(pixels[0]))
+    assert not np.array_equal(stored[0], stored[1])
+
+
+def _short_dataset():
+    """Class "rare" has 2 images, class "common" has 10."""
+    images = np.random.default_rng(0).integers(60, 200, (12, 8, 8, 1), np.uint8)
+    labels = np.array([0, 0] + [1] * 10)
+    names = ["rare", "common"]
+    return from_arrays("short", images, labels, images, labels, class_names=names)
+
+
+def _short_config(count, **synthetic):
+    return from_dict(
+        {
+            "network": "convnet:width=4:depth=1",
+            "synthetic": {"images_per_class": count, "segments": 1, "factor": 1}
+            | synthetic,
+            "matching": {
+                "learning_rate": 1e-4,
+                "outer_iterations": 1,
+                "inner_iterations": 2,
+                "batch_real": 4,
+                "augmentation": "color",
+            },
+            "network_training": {"augmentation": "color", "images_per_step": 4},
+            "evaluation": {"enabled": False},
+            "filter": {"enabled": False},
+        }
+    )
+
+
+def test_a_class_of_two_images_gives_eight_different_ones(caplog):
+    with caplog.at_level(logging.WARNING, "d4a_jax"):
+        distilled = distill(_short_dataset(), _short_config(8))
+    assert "8 real images are taken, but class 'rare' has 2;" in caplog.text
+    assert "noise" in caplog.text and "common" not in caplog.text
+    for label in (0, 1):
+        own = distilled.images[distilled.labels == label]
+        assert len(np.unique(own.reshape(8, -1), axis=0)) == 8
+
+
+@pytest.mark.parametrize(("count", "init"), [(2, "real"), (8, "noise")])
+def test_nothing_is_said_where_classes_have_enough_images(caplog, count, init):
+    with caplog.at_level(logging.WARNING, "d4a_jax"):
+        distill(_short_dataset(), _short_config(count, init=init))
+    assert not caplog.text
+
+
+def test_selected_images_that_come_again_are_a_warning(caplog):
+    random_images(_short_dataset(), 2)
+    assert not caplog.text
+    random_images(_short_dataset(), [2, 1])
+    assert "3 real images are taken, but class 'rare' has 2; images are" in caplog.text
+
+
+def test_many_short_classes_are_counted():
+    names = [f"c{i}" for i in range(8)]
+    text = describe_short_classes(np.arange(1, 9), names, 8)
+    assert "'c0' has 1, 'c1' has 2" in text and "'c5'" not in text
+    assert "and 2 more classes" in text
+    assert describe_short_classes(np.full(8, 8), names, 8) is None

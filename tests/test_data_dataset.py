@@ -76,9 +76,9 @@ _BAD_ARRAYS = {
     "rank": (_replaced(train_images=np.zeros((4, 6, 5), np.uint8)), "3 dimensions"),
     "empty": (_replaced(test_images=np.zeros((0, 6, 5, 3), np.uint8)), "is empty"),
     "channels": (_replaced(train_images=np.zeros((12, 6, 5, 4), np.uint8)), "4 chan"),
-    "dtype": (_replaced(train_images=np.zeros((12, 6, 5, 3), np.int64)), "int64"),
+    "dtype": (_replaced(train_images=np.zeros((12, 6, 5, 3), complex)), "complex128"),
     "nan": (_replaced(train_images=np.full((12, 6, 5, 3), np.nan)), "NaN"),
-    "range": (_replaced(train_images=np.full((12, 6, 5, 3), 255.0)), r"in \[0, 1\]"),
+    "range": (_replaced(train_images=np.full((12, 6, 5, 3), 256.0)), r"in \[0, 1\]"),
     "mixed channels": (
         _replaced(test_images=np.zeros((12, 6, 5, 1), np.uint8)),
         "3 channels and the test images 1",

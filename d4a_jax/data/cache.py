@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from d4a_jax.data import statistics
+from d4a_jax.data import pixel_range, statistics
 from d4a_jax.data.dataset import Dataset, check_label_range, make_fingerprint
 from d4a_jax.data.errors import DatasetError
+from d4a_jax.data.pixel_range import PixelRange
+from d4a_jax.log import logger
 from d4a_jax.storage import fileio
 
 try:
@@ -71,7 +73,8 @@ def write_cache(
     name: str,
     class_names: Sequence[str],
     splits: Mapping[str, Split],
-    **made_from: str | int | None,
+    notes: Sequence[str] = (),
+    **made_from: str | int | list[float] | None,
 ) -> None:
     """Writes the images of a data set to a new cache directory.
 
@@ -80,7 +83,9 @@ def write_cache(
       name: of the data set.
       class_names: one per label.
       splits: `train` and `test`.
+      notes: how the source was read; not part of the fingerprint.
       **made_from: what the images were made from and how; part of the fingerprint.
+        Where values were scaled, `pixel_range` is the range of them.
 
     Raises:
       DatasetError: a split has another number of images than it says, a label is out
@@ -91,13 +96,15 @@ def write_cache(
     temporary.mkdir()
     try:
         meta = {"format": _FORMAT, "name": name, "class_names": list(class_names)}
-        meta["made_from"] = made_from
+        meta["made_from"], meta["notes"] = made_from, list(notes)
         digests = []
         for split in ("train", "test"):
             images, labels, counts = _write_split(temporary, name, split, splits[split])
             check_label_range(name, split, labels, class_names, split == "train")
             if split == "train":
                 meta["mean"], meta["std"] = statistics.mean_and_std(counts)
+                scaled_by = made_from.get("pixel_range")
+                meta["warning"] = pixel_range.few_levels(name, counts, scaled_by)
             digests += [images, statistics.digest(labels)]
         meta["digests"] = digests
         meta["fingerprint"] = make_fingerprint(
@@ -162,6 +169,9 @@ def open_cache(directory: Path, flip: bool) -> Dataset:
       DatasetError: a file is missing, cut or unreadable.
     """
     meta = _read_meta(directory)
+    if meta.get("warning"):
+        logger.warning(meta["warning"])
+    scaled_by = meta.get("made_from", {}).get("pixel_range")
     for filename, size in meta["bytes"].items():
         path = directory / filename
         found = path.stat().st_size if path.is_file() else None
@@ -184,6 +194,8 @@ def open_cache(directory: Path, flip: bool) -> Dataset:
         std=tuple(meta["std"]),
         flip=flip,
         fingerprint=meta["fingerprint"],
+        pixel_range=PixelRange(*scaled_by) if scaled_by else None,
+        understood=tuple(meta.get("notes", ())),
         **arrays,
     )
 

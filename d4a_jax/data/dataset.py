@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from d4a_jax.data import statistics
+from d4a_jax.data import pixel_range, statistics
 from d4a_jax.data.errors import DatasetError
+from d4a_jax.log import logger
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +31,9 @@ class Dataset:
         were made.
       source: `name`, `size` and `classes` with which `load_dataset` finds the data
         again; None where they were given as arrays.
+      pixel_range: the two source values that became 0 and 255, where pixels of more
+        than 8 bits, or of nothing but 0 and 1, were scaled; else None.
+      understood: notes on how the source was read, where that was not plain.
     """
 
     name: str
@@ -43,6 +47,8 @@ class Dataset:
     flip: bool
     fingerprint: str
     source: dict[str, Any] | None = None
+    pixel_range: tuple[float, float] | None = None
+    understood: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -69,21 +75,27 @@ def from_arrays(
     test_labels: np.ndarray,
     class_names: Sequence[str] | None = None,
     flip: bool = True,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
 ) -> Dataset:
     """Makes a data set from arrays, after checking all of them.
 
     Args:
       name: any name; part of the fingerprint.
-      train_images: `[n, h, w, c]` with c = 1 or 3, uint8 or floats in [0, 1], which
-        are rounded to uint8.
+      train_images: `[n, h, w, c]` with c = 1 or 3: uint8; other integers, which are
+        scaled by the range found in all images, see `pixel_range`; or floats in [0, 1]
+        or [0, 255], which are rounded to uint8.
       train_labels: integers `[n]` from 0; every class has a training image.
       test_images: `[m, h, w, c]` of the same image shape.
       test_labels: integers `[m]`.
       class_names: one different name per class; by default the labels themselves.
       flip: whether a horizontal flip keeps the label.
+      mean: by which float images are normalized, one per channel or one for all, of
+        pixels in [0, 1] or in [0, 255]; None where they are not.
+      std: the standard deviation beside it.
 
     Returns:
-      The data set.
+      The data set; its `understood` says how the arrays were read.
 
     Raises:
       DatasetError: an array has a wrong type, shape or value.
@@ -107,7 +119,13 @@ def from_arrays(
     class_names = check_class_names(name, class_names)
     check_label_range(name, "train", train_labels, class_names, every_class=True)
     check_label_range(name, "test", test_labels, class_names)
-    mean, std = statistics.mean_and_std(statistics.histogram(train_images))
+    images = {"train_images": train_images, "test_images": test_images}
+    images, scaled_by, notes = pixel_range.read_pixels(images, mean, std)
+    train_images, test_images = images["train_images"], images["test_images"]
+    counts = statistics.histogram(train_images)
+    if warning := pixel_range.few_levels(name, counts, scaled_by):
+        logger.warning(warning)
+    mean, std = statistics.mean_and_std(counts)
     digests = [
         statistics.digest(array)
         for array in (train_images, train_labels, test_images, test_labels)
@@ -125,6 +143,8 @@ def from_arrays(
         fingerprint=make_fingerprint(
             name=name, version="arrays", classes=class_names, digests=digests
         ),
+        pixel_range=scaled_by,
+        understood=notes,
     )
 
 
@@ -142,23 +162,7 @@ def _check_images(what: str, images: np.ndarray) -> np.ndarray:
             f"{what} has {images.shape[3]} channels, shape {images.shape}; "
             "the last dimension must be 1 or 3."
         )
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise DatasetError(
-            f"{what} has dtype {images.dtype}; uint8, or floats in [0, 1], are needed."
-        )
-    if not np.isfinite(images).all():
-        first = np.argwhere(~np.isfinite(images))[0][0]
-        raise DatasetError(
-            f"{what} has NaN or infinite values, first in image {first}."
-        )
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise DatasetError(
-            f"{what} has floats from {low:g} to {high:g}; they must lie in [0, 1]."
-        )
-    return np.rint(images * 255).astype(np.uint8)
+    return images
 
 
 def check_labels(what: str, labels: np.ndarray, length: int) -> np.ndarray:

@@ -1,22 +1,24 @@
 """Anybody's images, in one folder per class."""
 
+import dataclasses
 import hashlib
-import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from d4a_jax.data import cache, decode
-from d4a_jax.data.archives import is_hidden, natural_key
+import numpy as np
+
+from d4a_jax.data import cache, decode, pixel_range
 from d4a_jax.data.catalogue import VERSION
 from d4a_jax.data.dataset import Dataset, check_class_names
 from d4a_jax.data.errors import DatasetError
-from d4a_jax.data.holdout import held_out
+from d4a_jax.data.folder_listing import Groups, list_folder
+from d4a_jax.data.pixel_range import PixelRange
 
-_TEST_FOLDERS = ("test", "val", "validation")
-
-# Files of each class, by class name.
-Groups = dict[str, list[Path]]
+# Raised whenever the same files would give other arrays. The second rules turn images
+# as EXIF says and scale 16-bit images by the range that is found.
+_RULES = 2
+_BINARY = PixelRange(0, 1)
 
 
 def load_image_folder(*, path: Path, size: int | None, data_dir: Path) -> Dataset:
@@ -25,10 +27,12 @@ def load_image_folder(*, path: Path, size: int | None, data_dir: Path) -> Datase
     Either `path/train/<class>/<file>` with `path/test`, `path/val` or
     `path/validation` beside it (the first of these that exists is used), or only
     `path/<class>/<file>`; then a tenth of each class, at least one image, drawn with a
-    fixed seed, is the test split. Classes are labelled in the order of their sorted
-    names, files are taken in natural order. Images become RGB, unless all are
-    greyscale, see `decode`. The decoded images are cached under a key made of every
-    file's name, size and time of change.
+    fixed seed, is the test split. For the other names that are understood see
+    `folder_listing`. Classes are labelled in the order of their sorted names, files
+    are taken in natural order. Images become RGB, unless all are greyscale, and are
+    turned as EXIF says, see `decode`; 16-bit images are scaled by the range that is
+    found in all files, see `pixel_range`. The decoded images are cached under a key
+    made of every file's name, size and time of change.
 
     Args:
       path: the folder.
@@ -40,121 +44,24 @@ def load_image_folder(*, path: Path, size: int | None, data_dir: Path) -> Datase
     """
     if not path.is_dir():
         raise DatasetError(f"There is no folder {path}; path must name one.")
-    splits = _list_splits(path.absolute())
+    splits, notes = list_folder(path.absolute())
     class_names = check_class_names(path.name, list(splits["train"]))
-    decoder = decode.decoder_name()
     listing = _listing_digest(path.absolute(), splits)
-    key = f"{VERSION}-{size or 'original'}-{decoder}-{listing[:16]}"
+    made = f"{VERSION}-{size or 'original'}-{decode.decoder_name()}"
+    key = f"{made}-rules{_RULES}-{listing[:16]}"
     directory = data_dir / "cache" / "image_folder" / key
     if not directory.is_dir():
         try:
             with cache.exclusive(directory.parent):
                 if not directory.is_dir():
                     cache.remove_leftovers(directory)
-                    shape = _scan(splits, size)
-                    cache.write_cache(
-                        directory,
-                        path.name,
-                        class_names,
-                        {k: _make_split(v, shape, size) for k, v in splits.items()},
-                        version=VERSION,
-                        size=size,
-                        decoder=decoder,
-                    )
+                    _write(directory, path.name, class_names, splits, size)
         except OSError as error:
             raise DatasetError(
                 f"The images of {path} cannot be cached in {data_dir}: {error}."
             ) from error
-    return cache.open_cache(directory, flip=True)
-
-
-def _list_splits(root: Path) -> dict[str, Groups]:
-    folders = _list_folders(root, root)
-    test_folders = [name for name in _TEST_FOLDERS if name in folders]
-    if "train" in folders and test_folders:
-        if strange := sorted(folders.keys() - {"train", *_TEST_FOLDERS}):
-            raise DatasetError(
-                f"{root} has the folder {strange[0]!r} beside train/ and "
-                f"{test_folders[0]}/; classes belong inside of those."
-            )
-        splits = {
-            "train": _list_classes(root, folders["train"]),
-            "test": _list_classes(root, folders[test_folders[0]]),
-        }
-        _check_same_classes(root / test_folders[0], splits)
-        return splits
-    if set(folders) == {"train"}:
-        raise DatasetError(
-            f"{root} has train/ but none of test/, val/ and validation/; add one, or "
-            f"give {folders['train']} to have a tenth of it held out."
-        )
-    return _hold_out(_list_classes(root, root))
-
-
-def _list_folders(root: Path, folder: Path) -> dict[str, Path]:
-    """Lists the folders in a folder that should hold nothing else."""
-    found = {}
-    for entry in _scan_folder(root, folder):
-        if not entry.is_dir():
-            raise DatasetError(f"{entry} does not belong here: folders are expected.")
-        found[entry.name] = entry
-    return found
-
-
-def _list_classes(root: Path, folder: Path) -> Groups:
-    groups = {}
-    for name, class_folder in _list_folders(root, folder).items():
-        files = _scan_folder(root, class_folder)
-        for file in files:
-            if not file.is_file():
-                raise DatasetError(f"{file} does not belong here: images are expected.")
-        if not files:
-            raise DatasetError(f"Class {name!r} has no images in {class_folder}.")
-        if not name.isprintable():
-            raise DatasetError(
-                f"The class folder {name!r} in {folder} has characters that are no "
-                "text; rename it."
-            )
-        groups[name] = files
-    if not groups:
-        raise DatasetError(f"There are no class folders in {folder}.")
-    return groups
-
-
-def _scan_folder(root: Path, folder: Path) -> list[Path]:
-    """Lists what is in a folder in natural order, hidden files left out."""
-    names = [name for name in os.listdir(folder) if not is_hidden(name)]
-    entries = [folder / name for name in sorted(names, key=natural_key)]
-    for entry in entries:
-        if entry.is_symlink() and not entry.resolve().is_relative_to(root.resolve()):
-            raise DatasetError(f"{entry} is refused: it is a link out of {root}.")
-    return entries
-
-
-def _check_same_classes(test_folder: Path, splits: dict[str, Groups]) -> None:
-    train, test = (set(splits[split]) for split in ("train", "test"))
-    if train - test:
-        name = min(train - test)
-        raise DatasetError(f"Class {name!r} has no images in {test_folder / name}.")
-    if test - train:
-        name = min(test - train)
-        raise DatasetError(
-            f"Class {name!r} has images in {test_folder}, but none in train."
-        )
-
-
-def _hold_out(groups: Groups) -> dict[str, Groups]:
-    splits: dict[str, Groups] = {"train": {}, "test": {}}
-    for label, (name, files) in enumerate(sorted(groups.items())):
-        if len(files) < 2:
-            raise DatasetError(
-                f"Class {name!r} has only the image {files[0]}; 2 are needed to hold "
-                "one out for testing."
-            )
-        chosen = held_out(label, len(files))
-        splits["test"][name] = list(itertools.compress(files, chosen))
-        splits["train"][name] = list(itertools.compress(files, ~chosen))
-    return splits
+    dataset = cache.open_cache(directory, flip=True)
+    return dataclasses.replace(dataset, understood=notes + dataset.understood)
 
 
 def _listing_digest(root: Path, splits: dict[str, Groups]) -> str:
@@ -177,34 +84,110 @@ def _files(groups: Groups) -> Iterator[tuple[Path, int]]:
             yield file, label
 
 
-def _scan(splits: dict[str, Groups], size: int | None) -> tuple[int, int, int]:
-    """Reads every image's header; returns the shape of the arrays to make."""
-    first = None
-    grey = True
+class _Scan(NamedTuple):
+    """What all files together say of how each one is decoded.
+
+    Attributes:
+      shape: of every decoded image.
+      values: the values that become 0 and 255 in 16-bit images; where all images hold
+        nothing but 0 and 1, in all of them.
+      turned: number of images that EXIF turns.
+    """
+
+    shape: tuple[int, int, int]
+    values: PixelRange
+    turned: int
+
+    @property
+    def is_scaled(self) -> bool:
+        return self.values not in (decode.WHOLE_16_BITS, PixelRange(0, 255))
+
+
+def _write(directory, name, class_names, splits, size) -> None:
+    """Decodes the images into a new cache directory."""
+    scan = _scan(splits, size)
+    # Part of the fingerprint only where they change an image.
+    rules, notes = {}, []
+    if scan.turned:
+        rules["orientation"] = "exif"
+        notes.append(f"{scan.turned:,} images turned as their EXIF data say")
+    if scan.is_scaled:
+        rules["pixel_range"] = list(scan.values)
+        notes.append(pixel_range.describe(scan.values))
+    cache.write_cache(
+        directory,
+        name,
+        class_names,
+        {split: _make_split(groups, scan, size) for split, groups in splits.items()},
+        notes=notes,
+        version=VERSION,
+        size=size,
+        decoder=decode.decoder_name(),
+        **rules,
+    )
+
+
+def _scan(splits: dict[str, Groups], size: int | None) -> _Scan:
+    """Reads every image's header, and the pixels of those with 16 bits."""
+    first, grey, turned, values = None, True, 0, _Values()
     for groups in splits.values():
         for file, _ in _files(groups):
-            image = decode.open_image(_read(file), str(file))
+            data = _read(file)
+            image = decode.open_image(data, str(file))
             grey = grey and image.mode in decode.GREY_MODES
-            sides = (image.height, image.width)
+            sides = decode.upright_sides(image, data)
+            turned += decode.orientation(image, data) != 1
             first = first or (file, sides)
             if size is None and sides != first[1]:
                 raise DatasetError(
                     f"{first[0]} is {first[1][0]} x {first[1][1]} pixels, but {file} "
                     f"is {sides[0]} x {sides[1]}; give size to resize all images."
                 )
+            values.see(image, file)
     height, width = (size, size) if size else first[1]
-    return height, width, 1 if grey else 3
+    return _Scan((height, width, 1 if grey else 3), values.range(), turned)
 
 
-def _make_split(
-    groups: Groups, shape: tuple[int, int, int], size: int | None
-) -> cache.Split:
+class _Values:
+    """Gathers the range of the values of 16-bit images, and whether others are 0/1."""
+
+    def __init__(self):
+        self._wide: list[np.ndarray] = []
+        self._narrow = PixelRange(0, 0)
+
+    def see(self, image, file: Path) -> None:
+        """Takes an image into account; most need not be decoded for that."""
+        if decode.is_16_bit(image):
+            pixels = decode.raw_pixels(image, str(file))
+            self._wide.append(np.array([pixels.min(), pixels.max()]))
+        elif self._narrow.high <= 1:
+            plain = image.mode in ("L", "RGB")
+            high = decode.raw_pixels(image, str(file)).max() if plain else 255
+            self._narrow = PixelRange(0, max(self._narrow.high, int(high)))
+
+    def range(self) -> PixelRange:
+        """The range by which the images are scaled."""
+        if not self._wide:
+            return _BINARY if self._narrow == _BINARY else PixelRange(0, 255)
+        found = pixel_range.of_integers(pixel_range.find(self._wide), is_wide=True)
+        if found == _BINARY and self._narrow.high > 1:
+            raise DatasetError(
+                "The 16-bit images hold nothing but 0 and 1, and the 8-bit images "
+                f"reach {self._narrow.high}; save all of them with one depth."
+            )
+        return found
+
+
+def _make_split(groups: Groups, scan: _Scan, size: int | None) -> cache.Split:
     files = list(_files(groups))
-    examples = (
-        (decode.decode_image(_read(file), str(file), shape[2], size=size), label)
-        for file, label in files
-    )
-    return cache.Split(len(files), shape, examples)
+
+    def decode_one(file):
+        return decode.decode_image(
+            _read(file), str(file), scan.shape[2], None, size, scan.values, upright=True
+        )
+
+    examples = ((decode_one(file), label) for file, label in files)
+    return cache.Split(len(files), scan.shape, examples)
 
 
 def _read(file: Path) -> bytes:

@@ -1,5 +1,6 @@
 """Data sets that are read straight into memory."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +90,17 @@ def load_npz(*, path: Path, size: int | None, **unused) -> Dataset:
     dataset = from_arrays(path.stem, **arrays, class_names=class_names)
     if size is None:
         return dataset
-    return from_arrays(
+    resized = from_arrays(
         dataset.name,
         decode.resize_arrays(dataset.train_images, size),
         dataset.train_labels,
         decode.resize_arrays(dataset.test_images, size),
         dataset.test_labels,
         class_names=dataset.class_names,
+    )
+    # Resized pixels are no source values: they say nothing about how those were read.
+    return dataclasses.replace(
+        resized, pixel_range=dataset.pixel_range, understood=dataset.understood
     )
 
 

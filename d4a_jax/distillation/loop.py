@@ -97,6 +97,7 @@ def distill(
         journal = Journal(workdir if is_main() else None, speaks=is_main())
         stack.callback(journal.close)
         run = prepare(config, dataset, journal, workdir, should_stop)
+        stages.warn_of_short_classes(run)
         run = with_learning_rate(run)
         store = open_store(run)
         if store:
@@ -207,6 +208,7 @@ def _next_stage(run: Run, state: RunState) -> RunState:
         "segment": state.stage,
         "images_per_class": sum(config.segment_sizes[: state.stage + 1]),
     }
+    entry |= stages.find_saturation(run, state)
     if networks:
         variables = stages.train_on_prefix(run, state, networks)
     if config.evaluation.enabled:

@@ -239,6 +239,7 @@ def _metadata(run, state, sizes):
         "mean": list(run.dataset.mean),
         "std": list(run.dataset.std),
         "flip": run.dataset.flip,
+        "pixel_range": run.dataset.pixel_range and list(run.dataset.pixel_range),
         "factor": run.config.synthetic.factor,
         "images_per_class": sum(sizes),
         "segment_sizes": list(sizes),

@@ -17,7 +17,7 @@ from d4a_jax.devices.parallel import Layout, map_items, split_batch
 from d4a_jax.formation import compose
 from d4a_jax.methods import Batch, Method, Params, Task
 from d4a_jax.real_data import read_rows
-from d4a_jax.selection.beginnings import frozen_images
+from d4a_jax.selection.beginnings import frozen_images, vary_copies
 
 _ADAM_SECOND_BETA = 0.9  # SRe2L's.
 
@@ -117,7 +117,7 @@ def initial_pixels(
 
     Multi-formation's mosaics hold factor**2 downscaled images each (IDC), drawn for
     each class without replacement from `task.beginning`, or taken in its order for a
-    window; or noise around gray.
+    window; or noise around gray. Where a class has too few, copies differ by noise.
 
     Returns:
       float32 `[C, size, h, w, c]` in [0, 1].
@@ -141,7 +141,7 @@ def initial_pixels(
                 key, available, len(positions), count
             )
         images = data.images[index, positions[drawn]].astype(jnp.float32) / 255.0
-        return compose(images, factor)
+        return compose(vary_copies(key, images, available), factor)
 
     beginning = task.kept if task.beginning is None else task.beginning
     return map_items(layout, of_class, key, (task.data, beginning))

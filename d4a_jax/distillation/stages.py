@@ -7,12 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from d4a_jax import filtering, rng
+from d4a_jax.data.statistics import chunks
 from d4a_jax.devices.parallel import to_host
 from d4a_jax.distillation.run import Run
 from d4a_jax.distillation.run_state import RunState
 from d4a_jax.distillation.segments import finish
 from d4a_jax.ensemble import TrainingImages, everything
+from d4a_jax.selection import beginnings
 from d4a_jax.storage.fileio import save_sealed_array
+
+# Share of pixels at an end of their range from which on a learning rate is too large.
+_SATURATED = 0.5
+
+
+def warn_of_short_classes(run: Run) -> None:
+    """Says before a run which classes have too few images to begin a segment with."""
+    synthetic = run.config.synthetic
+    if synthetic.init == "noise":
+        return
+    needed = max(run.config.segment_sizes) * synthetic.factor**2
+    names = run.dataset.class_names
+    short = beginnings.describe_short_classes(run.index.counts, names, needed)
+    if short:
+        run.journal.warn("%s The copies get a little noise.", short)
 
 
 def freeze(run: Run, state: RunState) -> RunState:
@@ -30,6 +47,40 @@ def freeze(run: Run, state: RunState) -> RunState:
     labels = state.finished_labels.copy()
     labels[:, first:last] = logits[: run.dataset.num_classes]
     return state._replace(finished_labels=labels)
+
+
+def find_saturation(run: Run, state: RunState) -> dict[str, Any]:
+    """Says when most pixels of the finished segment are 0 or 255.
+
+    Real images may be so as well, as handwriting is; only what goes beyond counts.
+
+    Returns:
+      `saturated`, the share of such pixels, where more than half of those pixels are
+      at an end that are not in the real images; else nothing.
+    """
+    sizes = run.config.segment_sizes
+    first, last = sum(sizes[: state.stage]), sum(sizes[: state.stage + 1])
+    share = _saturation(state.finished[:, first:last])
+    if share <= _SATURATED:
+        return {}
+    real = _saturation(run.dataset.train_images)
+    if share - real <= _SATURATED * (1 - real):
+        return {}
+    run.journal.warn(
+        "%.0f %% of the pixels of segment %d are 0 or 255: the learning rate of the "
+        "pixels (matching.learning_rate) is likely too large.",
+        100 * share,
+        state.stage + 1,
+    )
+    return {"saturated": share}
+
+
+def _saturation(images: np.ndarray) -> float:
+    """Share of the pixels of uint8 images that are 0 or 255."""
+    found = sum(
+        np.count_nonzero((chunk == 0) | (chunk == 255)) for chunk in chunks(images)
+    )
+    return found / images.size
 
 
 def train_on_prefix(run: Run, state: RunState, networks: int) -> dict:

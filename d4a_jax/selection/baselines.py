@@ -21,9 +21,11 @@ from d4a_jax.difficulty import load_or_cross_fit
 from d4a_jax.ensemble import Ensemble, TrainingImages, everything
 from d4a_jax.formation import compose
 from d4a_jax.flips import default_config, refuse_flips
+from d4a_jax.log import logger
 from d4a_jax.networks import create_network
 from d4a_jax.real_data import ClassIndex, index_classes
 from d4a_jax.selection import coresets
+from d4a_jax.selection.beginnings import describe_short_classes
 from d4a_jax.training import Normalization
 
 SELECTIONS = ("random", "herding", "k_center", "easiest", "hardest", "window")
@@ -61,7 +63,7 @@ def select_images(
 
     Returns:
       The images; where a class has too few, all of them come before any of them comes
-      again.
+      again, with a warning.
 
     Raises:
       ValueError: if the selection is unknown or a number is below 1.
@@ -76,6 +78,9 @@ def select_images(
     index = index_classes(np.asarray(dataset.train_labels), dataset.num_classes)
     choose = _chooser(rule, dataset, index, config, seed)
     needed = sum(sizes) * factor**2
+    short = describe_short_classes(index.counts, dataset.class_names, needed)
+    if short:
+        logger.warning(short)
     stored = []
     for label, (rows, count) in enumerate(zip(index.rows, index.counts)):
         chosen = rows[choose(label, int(count), min(needed, int(count)))]
@@ -126,6 +131,7 @@ def real_image_set(
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "flip": dataset.flip,
+        "pixel_range": dataset.pixel_range and list(dataset.pixel_range),
         "factor": factor,
         "images_per_class": sum(sizes),
         "segment_sizes": sizes,

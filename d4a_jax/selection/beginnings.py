@@ -7,13 +7,25 @@
               2024): the hardest `skip_hardest * images per class` are left out and the
               next hardest are taken, the harder ones first
 
+Where a class has fewer images than a segment takes, they are taken in turn, and the
+copies get a little noise (`vary_copies`).
+
 With `frozen_share` the first images of a segment, in a window the hardest, keep their
 real pixels (SelMatch). Its alpha is 1 - `frozen_share` and its beta `skip_hardest`.
 """
 
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from d4a_jax import rng
 from d4a_jax.config import SyntheticConfig
+
+# Standard deviation of the noise on a copy, of pixels in [0, 1]: five levels of 255.
+_COPY_NOISE = 0.02
+_NAMED = 5
 
 
 def correct_first(
@@ -63,3 +75,45 @@ def difficulty_window(
 def frozen_images(synthetic: SyntheticConfig, size: int) -> int:
     """How many images per class of a segment stay as they begin; never all of them."""
     return min(round(synthetic.frozen_share * size), size - 1)
+
+
+def describe_short_classes(
+    counts: np.ndarray, class_names: Sequence[str], needed: int
+) -> str | None:
+    """Names the classes with fewer images than are taken of each, or returns None.
+
+    Args:
+      counts: int `[C]`, images of each class.
+      class_names: one per class.
+      needed: images that are taken of each class.
+    """
+    short = np.flatnonzero(np.asarray(counts) < needed)
+    if not len(short):
+        return None
+    named = [f"{class_names[label]!r} has {counts[label]}" for label in short[:_NAMED]]
+    more = f" and {len(short) - _NAMED} more classes" if len(short) > _NAMED else ""
+    return (
+        f"Of each class {needed} real images are taken, but class "
+        f"{', '.join(named)}{more}; images are repeated there."
+    )
+
+
+def vary_copies(
+    key: jax.Array, images: jax.Array, available: int | jax.Array
+) -> jax.Array:
+    """Puts a little noise on images that are copies of earlier ones.
+
+    Identical images of a class would get identical gradients and never part.
+
+    Args:
+      key: typed key.
+      images: float32 `[n, h, w, c]` in [0, 1]; the first `available` are different.
+      available: how many different images there are, possibly traced.
+
+    Returns:
+      The images in [0, 1], the first `available` as they are.
+    """
+    noise = jax.random.normal(rng.stream(key, "copies"), images.shape)
+    varied = jnp.clip(images + _COPY_NOISE * noise, 0.0, 1.0)
+    is_copy = jnp.arange(len(images)) >= available
+    return jnp.where(is_copy[:, None, None, None], varied, images)

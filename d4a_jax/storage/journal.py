@@ -51,6 +51,11 @@ class Journal:
         if self._speaks:
             logger.info(message, *values)
 
+    def warn(self, message: str, *values: Any) -> None:
+        """One line about a result that may not be as wanted."""
+        if self._speaks:
+            logger.warning(message, *values)
+
     @contextlib.contextmanager
     def progress(
         self, label: str, total: int, done: int = 0
