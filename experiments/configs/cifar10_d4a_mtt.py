@@ -3,7 +3,7 @@
     python experiments/run.py --config=configs/cifar10_d4a_mtt.py
 
 The student of a segment trains on all segments so far, and the window of start epochs
-moves with what the filter keeps (see `d4a_jax/surrogates/trajectory.py`). With
+moves with what the filter keeps (see `d4a_jax/methods/trajectory.py`). With
 `--config.synthetic.segments=1 --config.matching.outer_iterations=5000` it is MTT.
 
 What differs from `base.py`, and where it comes from. MTT's values are those for
