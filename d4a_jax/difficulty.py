@@ -86,6 +86,10 @@ class Difficulty(NamedTuple):
         return -values if measure in ("margin", "accuracy", "aum") else values
 
 
+# The measures that a filter rule can read.
+MEASURES = (*Difficulty._fields, "learnable")
+
+
 class RealDifficulty(NamedTuple):
     """The difficulty of all real images, judged by the same networks."""
 

@@ -44,6 +44,10 @@ class Registry(Generic[Part]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
 
+    def items(self) -> Iterable[tuple[str, Part]]:
+        """Names and parts, the library's first."""
+        return self._parts.items()
+
     def __contains__(self, name: str) -> bool:
         return name in self._parts
 
@@ -110,6 +114,12 @@ class Registry(Generic[Part]):
             raise UnknownName(
                 f"{path!r} names no {self.kind} that can be imported: {error}."
             ) from error
+
+
+def close(name: str, names: Iterable[str]) -> str | None:
+    """The known name that a misspelt one may have been meant for; None for a guess."""
+    found = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    return found[0] if found else None
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

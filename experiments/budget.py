@@ -201,7 +201,7 @@ def _filtering(config, dataset):
 
 
 def _difficulty(config, dataset):
-    needed = config.filter.guard or config.filter.keep_easiest < 1.0
+    needed = bool(config.make_rule().needs)
     needed &= config.filter.enabled and len(config.segment_sizes) > 1
     if not (needed or config.synthetic.init == "window"):
         return 0

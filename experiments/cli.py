@@ -23,6 +23,7 @@ from d4a_jax.data import DatasetError
 from d4a_jax.devices.processes import DisagreementError
 from d4a_jax.log import logger
 from d4a_jax.metrics import MetricsError
+from d4a_jax.parts import without_parts
 from d4a_jax.storage.errors import full_disk, reason
 from d4a_jax.storage.fileio import WorkdirBusyError
 
@@ -178,7 +179,7 @@ def artifact_values(metadata: Mapping[str, Any], **data: Any) -> dict[str, Any]:
     Raises:
       ConfigError: nobody knows where the data of the set are.
     """
-    values = dict(metadata.get("config", {}))
+    values = without_parts(metadata.get("config", {}))
     own = data_source(metadata)
     if own is None and "name" not in data:
         name = metadata.get("dataset")

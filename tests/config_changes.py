@@ -71,6 +71,7 @@ _MATTERS = {
     "network_training.augmentation": "none",
     "network_training.cutmix_probability": 0.25,
     "filter.enabled": False,
+    "filter.rule": "wrong",
     "filter.scope": "cumulative",
     "filter.networks": 2,
     "filter.vote": "majority",

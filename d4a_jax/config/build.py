@@ -13,6 +13,7 @@ from d4a_jax.config.sections import Config
 from d4a_jax.errors import ConfigError
 from d4a_jax.methods import METHODS, MethodOptions
 from d4a_jax.options import MOST
+from d4a_jax.parts import Parts, without_parts
 from d4a_jax.registry import UnknownName, nearest
 
 _WHOLE = {"high": MOST}
@@ -43,7 +44,11 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 def validate(config: Config) -> Config:
     """Checks a configuration that was built directly; see `from_dict`."""
-    return from_dict(config.to_dict())
+    checked = from_dict(without_parts(config.to_dict()))
+    checked = dataclasses.replace(checked, parts=config.parts)
+    if problems := list(cross_checks(checked)):
+        raise ConfigError(problems)
+    return checked
 
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
@@ -70,7 +75,12 @@ def _build(cls, values, prefix, problems):
     arguments = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if key not in fields:
+        if hints.get(key) is Parts:
+            problems.append(
+                f"{name} was given as objects of a program ({', '.join(value)}), which "
+                "a configuration cannot hold; give them to `distill` again."
+            )
+        elif key not in fields:
             problems.append(_unknown(name, key, fields))
         elif hints[key] is MethodOptions:
             arguments[key] = _build_method(value, f"{name}.", problems)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from d4a_jax.config.sections import Config
+from d4a_jax.config.sections import Config, FilterConfig
 from d4a_jax.options import MOST
 
 
@@ -48,4 +48,17 @@ def cross_checks(config: Config) -> Iterator[str]:
             f"synthetic.frozen_share is {synthetic.frozen_share} with synthetic.init "
             "'noise'; noise must not be frozen, so it must be 0."
         )
+    yield from _rule_checks(config)
     yield from config.method.problems(config)
+
+
+def _rule_checks(config: Config) -> Iterator[str]:
+    """Options of the default rule beside another one."""
+    own = config.filter
+    for name in ("scope", "guard", "keep_easiest"):
+        value = getattr(own, name)
+        if own.rule is not None and value != getattr(FilterConfig(), name):
+            yield (
+                f"filter.{name} is {value!r} with filter.rule {own.rule!r}; it is an "
+                "option of the default rule, so one of the two must be left out."
+            )

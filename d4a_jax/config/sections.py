@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from d4a_jax.filters import RULES, Rule, easiest, kept_before, learnable, wrong
 from d4a_jax.methods import (
     METHODS,
     GradientMatching,
@@ -15,6 +16,7 @@ from d4a_jax.methods import (
     NetworkTrainingConfig,
 )
 from d4a_jax.options import all_but, option
+from d4a_jax.parts import Parts
 from d4a_jax.regularizers import REGULARIZERS, Regularizer, replay
 
 
@@ -108,9 +110,14 @@ class ExpertsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FilterConfig:
-    """What is kept of the real set for the next segment (D4A's filter)."""
+    """The real images that are kept for the next segment (D4A's filter), see `filters`.
+
+    By default a rule is made of `scope`, `vote`, `guard` and `keep_easiest`; `rule`
+    names another one in its place, such as `my_package.my_module:mine`.
+    """
 
     enabled: bool = True
+    rule: str | None = option(None, registry=RULES)
     scope: str = option("full", choices=("full", "cumulative"))
     networks: int = option(3, low=1)
     vote: str = option("mean_softmax", choices=("mean_softmax", "majority"))
@@ -118,6 +125,24 @@ class FilterConfig:
     max_discard: float = option(1.0, low=0.0, high=1.0)
     keep_easiest: float = option(1.0, above=0.0, high=1.0)
     guard: bool = False
+
+    def make_rule(self) -> Rule:
+        """The rule of this section.
+
+        Images are hard that the networks get wrong. With the scope "cumulative" only
+        those that were kept before count, with `guard` only learnable ones; and
+        `keep_easiest` takes a share of what is left.
+        """
+        if self.rule is not None:
+            return RULES[self.rule]()
+        rule = wrong(self.vote)
+        if self.scope == "cumulative":
+            rule = rule & kept_before()
+        if self.guard:
+            rule = rule & learnable()
+        if self.keep_easiest < 1.0:
+            rule = easiest(self.keep_easiest, rule)
+        return rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +225,10 @@ class RuntimeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that determines a distilled dataset."""
+    """Everything that determines a distilled dataset.
+
+    `parts` are objects of a program, which a file cannot hold.
+    """
 
     data: DataConfig = DataConfig()
     network: str = "convnet"
@@ -215,6 +243,7 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     seed: int = option(0, low=0)
+    parts: Parts = Parts()
 
     @property
     def segment_sizes(self) -> tuple[int, ...]:
@@ -251,8 +280,14 @@ class Config:
         """Whether expert trajectories are needed, by the method or the first images."""
         return self.method.uses_experts or self.synthetic.init == "correct"
 
+    def make_rule(self) -> Rule:
+        """The rule of the filter."""
+        return self.parts.rule or self.filter.make_rule()
+
     def make_regularizer(self) -> Regularizer:
         """The regularizer of the section of that name."""
+        if self.parts.regularizer is not None:
+            return self.parts.regularizer
         section = self.regularizer
         factory = REGULARIZERS[section.name]
         if factory is replay:
@@ -275,10 +310,16 @@ class Config:
         return dataclasses.replace(self, data=data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dictionaries of plain values, as `from_dict` takes them."""
-        values = dataclasses.asdict(self)
+        """Nested dictionaries of plain values, as `from_dict` takes them.
+
+        Parts that were given as objects are described, and only where there are any;
+        `from_dict` refuses these.
+        """
+        sections = dataclasses.replace(self, parts=Parts())
+        values = dataclasses.asdict(sections)
+        del values["parts"]
         values["method"] = {"name": self.method_name, **values["method"]}
-        return values
+        return values | ({"parts": self.parts.identity()} if self.parts else {})
 
     def identity(self) -> dict[str, Any]:
         """The part of `to_dict` that determines the result: no paths, no layout.
@@ -288,6 +329,6 @@ class Config:
         own = {
             name: section.identity()
             for name, section in vars(self).items()
-            if hasattr(section, "identity")
+            if hasattr(section, "identity") and name != "parts"
         }
         return self.to_dict() | own

@@ -15,6 +15,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from d4a_jax.artifact import (
     ArtifactError,
@@ -27,6 +28,7 @@ from d4a_jax.config import Config, validate
 from d4a_jax.data import Dataset
 from d4a_jax.devices.processes import any_of, check_same, is_main
 from d4a_jax.distillation import divergence, stages
+from d4a_jax.distillation.assemble import assemble
 from d4a_jax.distillation.divergence import DivergenceError
 from d4a_jax.distillation.range_test import with_learning_rate
 from d4a_jax.distillation.run import Interrupted, Run, check_fit, prepare
@@ -54,6 +56,7 @@ def distill(
     config: Config | None = None,
     workdir: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    **parts: Any,
 ) -> DistilledDataset:
     """Distills a data set by D4A.
 
@@ -67,6 +70,9 @@ def distill(
         is that of one configuration and data set. None keeps everything in memory.
       should_stop: asked after every call of a compiled program; True saves a
         checkpoint and ends the run by `Interrupted`.
+      **parts: `method`, `network`, `regularizer`, `rule`, `optimizer` and `protocol`, as
+        objects or names in the place of those of `config`; see `assemble`. They are
+        recorded, and a run with others in the same directory is refused.
 
     With several processes (see `processes`) all call this alike, with one working
     directory that all can reach; each returns the whole set.
@@ -83,7 +89,7 @@ def distill(
       DivergenceError: if the matching loss does not stay finite.
       Interrupted: if `should_stop` said so.
     """
-    config = validate(config or default_config(dataset))
+    config = validate(assemble(config or default_config(dataset), **parts))
     unnamed = {"name": dataset.name, "size": None, "classes": None}
     config = config.of_data(dataset.source or unnamed)
     check_fit(config, dataset)

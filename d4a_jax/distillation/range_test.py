@@ -81,7 +81,8 @@ def with_learning_rate(run: Run) -> Run:
     With a working directory the test is kept there, as `learning_rate.json` and as a
     chart (`.png`, `.csv`), and is not repeated.
     """
-    if run.config.matching.learning_rate is not None:
+    given = run.config.parts.optimizer is not None
+    if given or run.config.matching.learning_rate is not None:
         return run
     result = _load(run)
     # One process without the file makes it necessary to repeat the test in all.

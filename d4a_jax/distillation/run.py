@@ -22,7 +22,7 @@ from d4a_jax.devices.parallel import (
 )
 from d4a_jax.devices.processes import any_of, is_main
 from d4a_jax.devices.streaming import HostImages, ReadAhead
-from d4a_jax.difficulty import RealDifficulty, load_or_cross_fit
+from d4a_jax.difficulty import MEASURES, RealDifficulty, load_or_cross_fit
 from d4a_jax.distillation.segments import (
     pixel_learning_rate,
     pixel_optimizer,
@@ -204,6 +204,8 @@ class Run:
 
     def pixel_optimizer(self, size: int) -> optax.GradientTransformation:
         """The optimizer of the images of a segment of a size."""
+        if self.config.parts.optimizer is not None:
+            return self.config.parts.optimizer
         return pixel_optimizer(
             self.config,
             pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
@@ -315,6 +317,12 @@ def check_fit(config: Config, dataset: Dataset) -> None:
     if config.uses_experts:
         strategies["experts.augmentation"] = config.experts.augmentation
     problems = flip_problems(dataset, strategies)
+    unknown = sorted(config.make_rule().needs - set(MEASURES))
+    if unknown:
+        problems.append(
+            f"the filter's rule needs {', '.join(unknown)}; measures of difficulty are "
+            f"{', '.join(MEASURES)}."
+        )
     factor, side = config.synthetic.factor, min(dataset.image_shape[:2])
     if factor > side // 2:
         problems.append(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import filtering, rng
+from d4a_jax import filters, rng
 from d4a_jax.data.statistics import chunks
 from d4a_jax.devices.parallel import to_host
 from d4a_jax.distillation.run import Run
@@ -154,19 +154,24 @@ def filter_real_data(
     ensemble = jax.tree.map(lambda x: x[: settings.networks], variables)
     shape = run.data.images.shape[:2]
     labels = jnp.broadcast_to(run.data.labels[:, None], shape)
-    result = run.ensemble.predict(ensemble, run.data.images, labels, filtering.verdict)
+    result = run.ensemble.predict(ensemble, run.data.images, labels, filters.verdict)
     to_classes, valid = run.index.to_classes, run.index.valid
-    selection = filtering.select(
-        filtering.Verdict(*(x[:classes] for x in to_host(result))),
+    rule = run.config.make_rule()
+    evidence = filters.Evidence(
         valid,
-        settings,
-        settings.min_per_class or run.config.matching.batch_real,
+        filters.Verdict(*(x[:classes] for x in to_host(result))),
         state.kept,
-        to_classes(run.difficulty.train.learnable) if settings.guard else None,
-        to_classes(run.difficulty.train.loss) if settings.keep_easiest < 1.0 else None,
+        {
+            name: to_classes(getattr(run.difficulty.train, name))
+            for name in sorted(rule.needs)
+        },
+    )
+    floor = settings.min_per_class or run.config.matching.batch_real
+    selection = filters.select(
+        evidence, rule, floor, settings.max_discard, settings.vote
     )
     before = state.easy if state.stage else None
-    figures = filtering.describe(selection, valid, before)
+    figures = filters.describe(selection, valid, before)
     scalars = {k: v for k, v in figures.items() if not isinstance(v, list)}
     _record(run, state, scalars, "filter")
     run.journal.say(

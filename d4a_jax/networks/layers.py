@@ -283,11 +283,11 @@ class ImageClassifier(nn.Module):
     `__call__(images, train) -> (logits, features)`, ending in `self.classify`.
 
     Attributes:
-        num_classes: Number of logits.
+        num_classes: Number of logits; `create_network` sets it to that of the data.
         dtype: Compute dtype.
     """
 
-    num_classes: int
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     def min_side(self) -> int:

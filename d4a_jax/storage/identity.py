@@ -17,6 +17,7 @@ from d4a_jax.config import Config, ConfigError, differences, from_dict
 from d4a_jax.data import Dataset
 from d4a_jax.devices.processes import is_main
 from d4a_jax.log import logger
+from d4a_jax.parts import without_parts
 from d4a_jax.storage import fileio
 from d4a_jax.storage.checkpoint import newest_metadata
 from d4a_jax.storage.entries import Identity, data_identity, rounded
@@ -129,7 +130,8 @@ def config_identity(values: Any, source: Path) -> Identity:
       ConfigError: it is none, or one that this version does not know.
     """
     try:
-        return from_dict(values).identity()
+        parts = {name: values[name] for name in ("parts",) if name in values}
+        return from_dict(without_parts(values)).identity() | parts
     except (ValueError, TypeError) as error:
         raise _damaged(source, error) from None
 

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from d4a_jax import filtering
+from d4a_jax import filters
 from d4a_jax.config import from_dict
 from d4a_jax.devices.streaming import HostReader
 from d4a_jax.distillation.run import Run, prepare
@@ -160,7 +160,7 @@ def _filter(run: Run) -> Point:
     labels = jnp.broadcast_to(data.labels[:, None], data.images.shape[:2])
 
     def classify(variables, images, labels):
-        return run.ensemble.predict(variables, images, labels, filtering.verdict)
+        return run.ensemble.predict(variables, images, labels, filters.verdict)
 
     arguments = (variables, data.images, labels)
     compiled = jax.jit(classify).lower(*arguments).compile()

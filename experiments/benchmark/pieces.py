@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import filtering
+from d4a_jax import filters
 from d4a_jax.config import Config
 from d4a_jax.distillation.run import Run, prepare
 from d4a_jax.distillation.run_state import first_state, segment_key, segment_task
@@ -130,7 +130,7 @@ class Subject:
         labels = jnp.broadcast_to(data.labels[:, None], data.images.shape[:2])
 
         def classify(variables, images, labels):
-            return run.ensemble.predict(variables, images, labels, filtering.verdict)
+            return run.ensemble.predict(variables, images, labels, filters.verdict)
 
         return _program(classify, (variables, data.images, labels))
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from d4a_jax import filtering
-from d4a_jax.config import FilterConfig
+from d4a_jax import filters
+from d4a_jax.config import ConfigError, FilterConfig, from_dict
 
 YES, NO = True, False
 
@@ -24,7 +24,7 @@ def test_verdict_equals_numpy():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 50, 4)).astype(np.float32) * 3
     labels = rng.integers(0, 4, 50)
-    found = jax.jit(filtering.verdict)(logits, labels)
+    found = jax.jit(filters.verdict)(logits, labels)
     mean = _softmax(logits.astype(np.float64)).mean(0)
     for i, label in enumerate(labels):
         others = np.delete(mean[i], label)
@@ -38,14 +38,14 @@ def test_verdict_equals_numpy():
 
 def test_margins_reach_one_and_minus_one():
     logits = np.array([[[90.0, 0.0, 0.0], [0.0, 90.0, 0.0]]], np.float32)
-    margin = filtering.verdict(logits, np.array([0, 0])).margin
+    margin = filters.verdict(logits, np.array([0, 0])).margin
     np.testing.assert_allclose(margin, [1.0, -1.0], atol=1e-6)
 
 
 def _verdict(margin, votes=None):
     margin = np.array(margin, np.float32)
     votes = np.where(margin > 0, 1.0, 0.0) if votes is None else np.array(votes)
-    return filtering.Verdict(margin, votes)
+    return filters.Verdict(margin, votes)
 
 
 def _all(result):
@@ -63,15 +63,15 @@ def _select(
 ):
     valid = _all(result) if valid is None else np.array(valid)
     to_array = lambda x: None if x is None else np.array(x)
-    return filtering.select(
-        result,
+    config = FilterConfig(**options)
+    evidence = filters.Evidence(
         valid,
-        FilterConfig(**options),
-        floor,
+        result,
         to_array(previously),
-        to_array(learnable),
-        to_array(difficulty),
+        {"learnable": to_array(learnable), "loss": to_array(difficulty)},
     )
+    rule = config.make_rule()
+    return filters.select(evidence, rule, floor, config.max_discard, config.vote)
 
 
 def test_what_is_wrong_is_kept():
@@ -200,9 +200,8 @@ def test_floor_adds_to_hard_images_without_replacing_them():
 def test_selection_does_not_change_its_arguments():
     result = _verdict([[-0.1, 0.9, 0.2, 0.5]])
     valid, before = _all(result), np.array([[YES, YES, NO, NO]])
-    filtering.select(
-        result, valid, FilterConfig(scope="cumulative"), 3, previously_kept=before
-    )
+    rule = filters.wrong() & filters.kept_before()
+    filters.select(filters.Evidence(valid, result, before), rule, 3)
     assert valid.all()
     np.testing.assert_array_equal(before, [[YES, YES, NO, NO]])
 
@@ -212,8 +211,8 @@ def test_describe_by_hand():
     easy = np.array([[YES, YES, NO, NO], [YES, NO, NO, NO]])
     topped_up = np.array([[NO, NO, NO, NO], [YES, NO, NO, NO]])
     before = np.array([[NO, YES, YES, NO], [NO, NO, NO, NO]])
-    chosen = filtering.Selection(easy, (valid & ~easy) | topped_up, topped_up)
-    figures = filtering.describe(chosen, valid, before)
+    chosen = filters.Selection(easy, (valid & ~easy) | topped_up, topped_up)
+    figures = filters.describe(chosen, valid, before)
     wanted = {
         "real_accuracy": 3 / 6,
         "kept": 4 / 6,
@@ -226,7 +225,7 @@ def test_describe_by_hand():
     assert figures.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(figures[name], value)
-    first = filtering.describe(chosen, valid, None)
+    first = filters.describe(chosen, valid, None)
     assert first["learned"] == 3 / 6 and first["forgotten"] == 0
 
 
@@ -234,3 +233,31 @@ def test_shapes_of_a_selection():
     chosen = _select(_verdict(np.linspace(-1, 1, 12).reshape(3, 4)), floor=1)
     chex.assert_shape(list(chosen), (3, 4))
     assert all(part.dtype == bool for part in chosen)
+
+
+def test_rules_are_combined():
+    result = _verdict([[0.5, -0.5, 0.1, -0.1]])
+    loss = np.array([[3.0, 2.0, 1.0, 0.5]])
+    evidence = filters.Evidence(_all(result), result, None, {"loss": loss})
+    hard = filters.harder_than("loss", 1.5)
+    decide = lambda rule: rule.decide(evidence)[0].tolist()
+    assert decide(filters.wrong() | hard) == [YES, YES, NO, YES]
+    assert decide(filters.wrong() & ~hard) == [NO, NO, NO, YES]
+    assert decide(filters.easiest(0.5, hard)) == [NO, YES, NO, NO]
+    assert decide(filters.everything()) == [YES] * 4
+    rule = filters.easiest(0.5, filters.wrong() | hard, "el2n")
+    assert rule.needs == {"loss", "el2n"}
+    named = "easiest(0.5, (wrong('mean_softmax') | harder_than('loss', 1.5)), 'el2n')"
+    assert rule.name == named
+
+
+def test_a_configuration_names_a_rule():
+    assert FilterConfig(guard=True).make_rule().needs == {"learnable"}
+    assert FilterConfig(rule="everything").make_rule().name == "everything()"
+    both = FilterConfig(rule="wrong_and_learnable").make_rule()
+    assert both.name == FilterConfig(guard=True).make_rule().name
+    with pytest.raises(ConfigError, match="filter.rule: 'rong' is no filter rule"):
+        from_dict({"filter": {"rule": "rong"}})
+    # Options that make the default rule are not options of another one.
+    with pytest.raises(ConfigError, match="filter.guard is True with filter.rule"):
+        from_dict({"filter": {"rule": "wrong", "guard": True}})
