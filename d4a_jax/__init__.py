@@ -27,7 +27,10 @@ _EXPORTS = {
     "dataset_names": "data",
     "distill": "distillation",
     "evaluate": "evaluation",
+    "append_distilled": "artifact.joining:append",
     "from_arrays": "data",
+    "import_distilled": "imports",
+    "join_distilled": "artifact.joining:join",
     "load_dataset": "data",
     "load_distilled": "artifact",
     "measure_difficulty": "difficulty",
@@ -35,6 +38,7 @@ _EXPORTS = {
     "realistic_patches": "selection.patches",
     "save_distilled": "artifact",
     "select_images": "selection.baselines",
+    "take_distilled": "artifact.joining:take",
     "with_soft_labels": "soft_labels",
 }
 
