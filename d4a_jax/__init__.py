@@ -38,7 +38,7 @@ _EXPORTS = {
     "realistic_patches": "selection.patches",
     "save_distilled": "artifact",
     "select_images": "selection.baselines",
-    "take_distilled": "artifact.joining:take",
+    "take_distilled": "artifact.taking:take",
     "with_soft_labels": "soft_labels",
 }
 
