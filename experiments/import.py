@@ -1,6 +1,7 @@
 """Imports a distilled set that others made, so that it can be judged here.
 
-    python experiments/import.py --input=res_DM_CIFAR10_ConvNet_10ipc.pt --data=cifar10 \\
+    python experiments/import.py --data=cifar10 \\
+        --input=res_DM_CIFAR10_ConvNet_10ipc.pt \\
         --mean=0.4914,0.4822,0.4465 --std=0.2023,0.1994,0.2010 --output=imported/dm
 
 `--input` is a folder of images for each class (SRe2L, RDED), an `.npz`, a safetensors
@@ -131,8 +132,9 @@ def _labels():
     if isinstance(values, dict) and len(values) == 1:
         (values,) = values.values()
     if isinstance(values, dict):
+        held = ", ".join(values)
         raise ConfigError(
-            [f"--labels: {_LABELS.value} holds {', '.join(values)}; one array is needed."]
+            [f"--labels: {_LABELS.value} holds {held}; one array is needed."]
         )
     return values
 

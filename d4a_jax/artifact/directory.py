@@ -187,8 +187,8 @@ def _read_metadata(file: Path) -> dict[str, Any]:
         intact = False
     if not intact and is_export(document):
         raise ArtifactError(
-            f"{file.parent} is an export, not a distilled dataset; experiments/import.py "
-            "(d4a_jax.import_distilled) makes one of it."
+            f"{file.parent} is an export, not a distilled dataset; "
+            "experiments/import.py (d4a_jax.import_distilled) makes one of it."
         )
     if not intact:
         raise ArtifactError(f"{file} is damaged: its content is not as it was written.")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from d4a_jax.artifact.checks import ArtifactError
-from d4a_jax.artifact.distilled import SOFT_ARRAYS, DistilledDataset
+from d4a_jax.artifact.distilled import DistilledDataset
 
 # The logit of a class that a label excludes: softmax makes zero of it.
 _EXCLUDED = np.float16(-60000)
@@ -41,8 +41,8 @@ def join(sets: Sequence[DistilledDataset]) -> DistilledDataset:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ArtifactError(
-            f"The class {twice[0]!r} is in more than one of the sets; to be joined they "
-            "must have no class in common (append adds images to the same classes)."
+            f"The class {twice[0]!r} is in more than one of the sets; to be joined "
+            "they must have no class in common (append adds images to the same ones)."
         )
     if any(part.soft_logits is not None for part in sets):
         raise ArtifactError(
@@ -132,8 +132,8 @@ def _check_parts(sets):
         for place, part in enumerate(sets[1:], start=2):
             if fact(part) != first:
                 raise ArtifactError(
-                    f"Set 1 has {name} {first}, but set {place} {fact(part)}; they must "
-                    "agree."
+                    f"Set 1 has {name} {first}, but set {place} {fact(part)}; they "
+                    "must agree."
                 )
 
 

@@ -1,9 +1,9 @@
 """Distilled sets that others made, or that were exported, become distilled datasets.
 
 Each format has a reader of its own: `.pt` (`torch_file`, without PyTorch), `.npz` and
-safetensors (`arrays`), folders of images (`folders`); `published` knows the forms of the
-field's repositories and `exports` those of this library. `pixels`, `whitening` and
-`labels` find the meaning of the numbers. It is refused where it is not certain.
+safetensors (`arrays`), folders of images (`folders`); `published` knows the forms of
+the field's repositories and `exports` those of this library. `pixels`, `whitening` and
+`labels` find the meaning of the numbers, which is refused where it is not certain.
 """
 
 from collections.abc import Mapping, Sequence

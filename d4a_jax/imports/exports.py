@@ -100,8 +100,7 @@ def _read_pngs(path, metadata):
         raise ArtifactError(f"{path} lacks images: their numbers have gaps.")
     channels = len(metadata["mean"])
     images = [
-        decode.decode_image(file.read_bytes(), str(file), channels)
-        for *_, file in rows
+        decode.decode_image(file.read_bytes(), str(file), channels) for *_, file in rows
     ]
     return np.stack(images), [row[1] for row in rows], [row[2] for row in rows]
 

@@ -148,8 +148,10 @@ def _floats(images, dataset):
         return _rounded(images), ["Pixels are floats in [0, 1]."]
     if low >= 0 and _LEAST_OF_BYTES <= high <= 255:
         return _rounded(images / 255), ["Pixels are floats from 0 to 255."]
-    known = FIELD_STATISTICS.get(dataset or "")
-    hint = f" (for {dataset} usually {_list(known[0])}; {_list(known[1])})" * bool(known)
+    hint = ""
+    if dataset in FIELD_STATISTICS:
+        usual = "; ".join(map(_list, FIELD_STATISTICS[dataset]))
+        hint = f" (for {dataset} usually {usual})"
     raise ArtifactError(
         f"The images have floats from {low:.4g} to {high:.4g}. Most likely they are "
         f"normalized: give the mean and std that they were normalized by{hint}, or "
@@ -179,8 +181,8 @@ def _undo_normalization(images, mean, std):
     ]
     if outside:
         notes.append(
-            f"{100 * outside:.3g} % of the values lay outside of [0, 1] and are cut off "
-            "there."
+            f"{100 * outside:.3g} % of the values lay outside of [0, 1] and are cut "
+            "off there."
         )
     return unit, notes
 
@@ -191,9 +193,9 @@ def _rounded(unit):
 
 def _whitened_message(images):
     return (
-        f"The images have floats from {images.min():.3g} to {images.max():.3g} (standard "
-        f"deviation {images.std():.2g}) that neighbours hardly share: they are "
-        "ZCA-whitened, and no pixels can be made of them without the matrix. Give the "
-        "whitening's inverse matrix and mean, or the same set not whitened (MTT writes "
-        "it as images_zca_*.pt)."
+        f"The images have floats from {images.min():.3g} to {images.max():.3g} "
+        f"(standard deviation {images.std():.2g}) that neighbours hardly share: they "
+        "are ZCA-whitened, and no pixels can be made of them without the matrix. "
+        "Give the whitening's inverse matrix and mean, or the same set not whitened "
+        "(MTT writes it as images_zca_*.pt), or say that they are not whitened."
     )

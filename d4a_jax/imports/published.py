@@ -146,7 +146,7 @@ def _pair(path: Path, values) -> Found:
     images = _array(images, "images")
     form = "the images and labels of IDC"
     found = Found(form, images, labels, factor=None, channels_first=True)
-    named = re.search(r"factor(\d+)", path.absolute().parent.name)
+    named = re.search(r"(?:^|_)factor([1-9])(?:_|$)", path.absolute().parent.name)
     if named is None:
         return found
     note = f"The factor is {int(named[1])}, by the name of the folder."

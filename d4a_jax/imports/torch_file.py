@@ -197,7 +197,7 @@ def _byte_order(archive, root):
 
 
 def _member(archive, name):
-    # torch.save compresses nothing; what unpacks to more than the file is no work of it.
+    # torch.save compresses nothing; what unpacks to more than the file is not its work.
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise _RefusedError("is a compressed ZIP file, which torch.save never writes.")
     return archive.read(name)

@@ -15,7 +15,7 @@ from d4a_jax.artifact import ArtifactError
 # [0, 1] and 0.47 for normalized ones, against 1.2 of plain normalized ones; correlation
 # of neighbours 0.63 and 0.38, against 0.93.
 _MOST_STD = 0.75
-_MOST_CORRELATION = 0.75
+_MOST_CORRELATION = 0.7
 _MOST_MEAN = 0.25  # In standard deviations.
 
 _INVERSES = ("inverse", "transform_inv")
