@@ -514,8 +514,11 @@ def _run(tmp_path, script, *arguments):
     )
 
 
-def test_command_imports_what_evaluate_and_report_read(tmp_path):
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A list of DC that the command imported: two of the digits' classes."""
     pytest.importorskip("sklearn")
+    tmp_path = tmp_path_factory.mktemp("imported")
     data = d4a_jax.load_dataset("digits")
     rows = np.concatenate([np.flatnonzero(data.train_labels == c)[:2] for c in (3, 5)])
     images = (data.train_images[rows] / np.float32(255) - 0.5) / np.float32(0.25)
@@ -532,19 +535,49 @@ def test_command_imports_what_evaluate_and_report_read(tmp_path):
     np.testing.assert_array_equal(distilled.images, data.train_images[rows])
     config = distilled.metadata["config"]
     assert config["data"] == {"name": "digits", "size": None, "classes": [3, 5]}
+    return tmp_path
+
+
+def test_evaluate_reads_what_was_imported(imported):
     done = _run(
-        tmp_path, "evaluate.py", "--artifact=out", "--repeats=1", "--max_steps=2",
+        imported, "evaluate.py", "--artifact=out", "--repeats=1", "--max_steps=2",
         "--output=tested.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "tested.json").read_bytes())
+    report = json.loads((imported / "tested.json").read_bytes())
     assert report["images"] == 4
     assert report["results"][0]["network"] == "convnet:depth=1:width=4"
     assert 0 <= report["results"][0]["top1"] <= 100
     assert "differ from those" not in done.stderr
+
+
+@pytest.mark.slow
+def test_report_and_analyze_read_what_was_imported(imported):
+    tmp_path = imported
     done = _run(tmp_path, "report.py", "--workdir=out", "--output=page")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "page" / "report.html").stat().st_size > 10_000
+    page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Imported (res_DM.pt): 2 images per class" in page
+    done = _run(
+        tmp_path, "analyze.py", "--artifacts=out", "--output=study", "--max_steps=2",
+        "--repeats=1", "--difficulty_epochs=1", "--difficulty_networks=1",
+        "--data_dir=data",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    study = json.loads((tmp_path / "study" / "analysis.json").read_bytes())
+    assert [row["name"] for row in study["rows"]] == ["out, 2 per class"]
+    assert study["network"] == "convnet:depth=1:width=4"
+
+
+def test_an_imported_set_is_not_said_to_be_ours(tmp_path):
+    path = _save_npz(tmp_path / "a.npz", images=_BYTES, labels=_LABELS)
+    distilled = import_distilled(path, _dataset())
+    export.export_distilled(distilled, tmp_path / "out", "huggingface")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "distilled from toy by others." in card
+    again = import_distilled(tmp_path / "out")
+    assert artifact.same_distilled(again, distilled)
+    assert again.metadata["imported"]["name"] == "a.npz"
 
 
 def test_command_says_what_is_wrong(tmp_path):

@@ -105,10 +105,11 @@ def summary(data: ExportData) -> str:
     """The set in one sentence."""
     count, height, width, channels = data.images.shape
     kind = "formed" if data.metadata["formed"] else "stored"
+    maker = "by others" if "imported" in data.metadata else "by D4A"
     return (
         f"{count} {kind} images ({height} x {width} x {channels}, 8 bits) of "
         f"{len(data.metadata['class_names'])} classes, distilled from "
-        f"{data.metadata.get('dataset', 'an image dataset')} by D4A."
+        f"{data.metadata.get('dataset', 'an image dataset')} {maker}."
     )
 
 
