@@ -28,7 +28,10 @@ _EXPORTS = {
     "default_config": "flips",
     "distill": "distillation",
     "evaluate": "evaluation",
+    "append_distilled": "artifact.joining:append",
     "from_arrays": "data",
+    "import_distilled": "imports",
+    "join_distilled": "artifact.joining:join",
     "load_dataset": "data",
     "load_distilled": "artifact",
     "measure_difficulty": "difficulty",
@@ -37,6 +40,7 @@ _EXPORTS = {
     "realistic_patches": "selection.patches",
     "save_distilled": "artifact",
     "select_images": "selection.baselines",
+    "take_distilled": "artifact.taking:take",
     "with_soft_labels": "soft_labels",
 }
 

@@ -178,7 +178,7 @@ def _headline(distilled, analysis):
     metadata = distilled.metadata
     segments, per_class = distilled.num_segments, _per_class(distilled)
     headline = {
-        "method": "D4A" if segments > 1 else "IDC (one segment)",
+        "method": _method(metadata, segments),
         "dataset": metadata.get("dataset", "own data"),
         "per_class": f"{per_class:g}",
         "classes": distilled.num_classes,
@@ -197,6 +197,12 @@ def _headline(distilled, analysis):
     test = {key: 100 * row["test"][key] for key in ("mean", "std")}
     extra = {"repeats": row["networks"], "steps": row["steps"]}
     return headline | {"accuracy": test | extra | {"network": analysis["network"]}}
+
+
+def _method(metadata, segments):
+    if "imported" in metadata:
+        return f"Imported ({metadata['imported']['name']})"
+    return "D4A" if segments > 1 else "IDC (one segment)"
 
 
 def _own_row(distilled, analysis):

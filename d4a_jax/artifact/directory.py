@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from d4a_jax.artifact import gallery
+from d4a_jax.artifact import gallery, hub
 from d4a_jax.artifact.checks import ArtifactError
 from d4a_jax.artifact.distilled import ARRAYS, OPTIONAL_ARRAYS, DistilledDataset
 from d4a_jax.storage import fileio
@@ -30,6 +30,8 @@ from d4a_jax.storage import fileio
 SCHEMA_VERSION = 1
 _FORMAT = "d4a_jax.distilled"
 _METADATA = "metadata.json"
+# What an export adds to the metadata; it is no distilled directory, but not damaged.
+_EXPORT_KEYS = {"class_names", "mean", "formed", "decoding", "stored_factor"}
 
 
 def save_distilled(
@@ -75,13 +77,21 @@ def load_distilled(
     """Reads a distilled dataset and verifies every byte of it.
 
     Args:
-      path: directory written by `save_distilled`.
+      path: directory written by `save_distilled`; or `hf://owner/name`, a set on the
+        Hugging Face Hub that was exported in the format `huggingface`, where
+        `huggingface_hub` is installed.
       segments: read only the first so many segments; all of them if None.
 
     Raises:
       ArtifactError: a file is missing, damaged or inconsistent; the message names it.
       ValueError: `segments` is out of range.
     """
+    if hub.is_address(path):
+        # Imported here as the readers of other forms build on this module.
+        from d4a_jax.imports import import_distilled
+
+        distilled = import_distilled(path)
+        return distilled if segments is None else distilled.prefix(segments)
     path = Path(path)
     before = os.stat(path).st_ino if path.exists() else None
     try:
@@ -94,12 +104,24 @@ def load_distilled(
     return distilled if segments is None else distilled.prefix(segments)
 
 
+def is_distilled(path: Path) -> bool:
+    """Whether a path is a directory that `save_distilled` wrote, intact or not."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        document = json.loads((path / _METADATA).read_bytes())
+        return document["format"] == _FORMAT and not is_export(document)
+    return False
+
+
+def is_export(metadata: Any) -> bool:
+    """Whether metadata are those that an export wrote, see `d4a_jax.export`."""
+    return isinstance(metadata, dict) and metadata.keys() >= _EXPORT_KEYS
+
+
 def _check_replaceable(path: Path) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads((path / _METADATA).read_bytes())["format"] == _FORMAT:
-            return
+    if is_distilled(path):
+        return
     raise ArtifactError(
         f"{path} exists and is not a distilled dataset; choose another path."
     )
@@ -151,6 +173,7 @@ def _read(file: Path) -> bytes:
 
 def _read_metadata(file: Path) -> dict[str, Any]:
     content = _read(file)
+    document = None
     try:
         document = json.loads(content)
         # The text must be the very one that `save_distilled` writes, so that damage
@@ -162,6 +185,11 @@ def _read_metadata(file: Path) -> dict[str, Any]:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
+    if not intact and is_export(document):
+        raise ArtifactError(
+            f"{file.parent} is an export, not a distilled dataset; "
+            "experiments/import.py (d4a_jax.import_distilled) makes one of it."
+        )
     if not intact:
         raise ArtifactError(f"{file} is damaged: its content is not as it was written.")
     if document["schema_version"] != SCHEMA_VERSION:

@@ -9,8 +9,8 @@ import numpy as np
 from d4a_jax.artifact import checks
 
 ARRAYS = ("images", "labels", "segments")
-_SOFT_ARRAYS = ("soft_logits", "soft_crops")
-OPTIONAL_ARRAYS = (*_SOFT_ARRAYS, "label_logits")
+SOFT_ARRAYS = ("soft_logits", "soft_crops")
+OPTIONAL_ARRAYS = (*SOFT_ARRAYS, "label_logits")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ class DistilledDataset:
         formed, own = np.tile(kept, self.factor**2), {}
         for name in self.optional_arrays:
             array = getattr(self, name)
-            own[name] = array[:, formed] if name in _SOFT_ARRAYS else array[formed]
+            own[name] = array[:, formed] if name in SOFT_ARRAYS else array[formed]
         return DistilledDataset(
             self.images[kept], self.labels[kept], self.segments[kept], metadata, **own
         )

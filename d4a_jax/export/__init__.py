@@ -8,13 +8,15 @@ it with a temporary path, so that an export is seen only when it is complete.
 import difflib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.export.arrays import export_npz, export_safetensors, export_torch
 from d4a_jax.export.content import ExportData, prepare
-from d4a_jax.export.folders import export_huggingface, export_imagefolder
+from d4a_jax.export.folders import export_imagefolder
+from d4a_jax.export.huggingface import export_huggingface
 from d4a_jax.export.tfds import export_tfds
 from d4a_jax.log import logger
 from d4a_jax.storage import fileio
@@ -34,6 +36,8 @@ def export_distilled(
     output: fileio.PathLike,
     format: str,
     formed: bool = False,
+    license: str = "unknown",
+    results: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a distilled dataset in the format of another tool.
 
@@ -47,6 +51,9 @@ def export_distilled(
       format: a name in `EXPORTERS`.
       formed: write the images that networks train on, rounded to 8 bits, instead of
         the stored ones.
+      license: identifier of the licence on the card of `huggingface`, such as "mit".
+      results: accuracies for that card, as `experiments/evaluate.py --output` writes
+        them; by default those that the run recorded.
 
     Raises:
       ImportError: the format needs a package that is not installed.
@@ -67,7 +74,8 @@ def export_distilled(
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = fileio.temporary_sibling(output)
     try:
-        EXPORTERS[format](prepare(distilled, formed), temporary)
+        data = prepare(distilled, formed)._replace(license=license, results=results)
+        EXPORTERS[format](data, temporary)
         os.rename(temporary, output)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

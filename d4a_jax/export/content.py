@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ class ExportData(NamedTuple):
       label_logits: float16, logits of learned labels: `[n, classes]`, or
         `[n, factor**2, classes]` where the images are still to be cut into tiles; None
         where labels are hard.
+      license: identifier of the licence, as the Hub knows it.
+      results: accuracies to tell of, or None; see `export_distilled`.
     """
 
     images: np.ndarray
@@ -30,6 +33,8 @@ class ExportData(NamedTuple):
     segments: np.ndarray
     metadata: dict[str, Any]
     label_logits: np.ndarray | None = None
+    license: str = "unknown"
+    results: Mapping[str, Any] | None = None
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -79,15 +84,16 @@ def metadata_text(data: ExportData, **more: Any) -> str:
     return fileio.dump_json(data.metadata | more).decode()
 
 
-def describe(data: ExportData, path: Path, card: str = "") -> None:
+def describe(data: ExportData, path: Path, card: str = "", body: str = "") -> None:
     """Writes what belongs to an exported directory besides the images.
 
-    `metadata.json`, `README.md` and, where labels are learned, `label_logits.npy`.
+    `metadata.json`, `README.md` (`card`, its own text, `body`) and, where labels are
+    learned, `label_logits.npy`.
     """
     if data.label_logits is not None:
         np.save(path / "label_logits.npy", data.label_logits)
     (path / "metadata.json").write_text(metadata_text(data), encoding="utf-8")
-    (path / "README.md").write_text(card + _readme(data), encoding="utf-8")
+    (path / "README.md").write_text(card + _readme(data) + body, encoding="utf-8")
 
 
 def title(data: ExportData) -> str:
@@ -99,10 +105,11 @@ def summary(data: ExportData) -> str:
     """The set in one sentence."""
     count, height, width, channels = data.images.shape
     kind = "formed" if data.metadata["formed"] else "stored"
+    maker = "by others" if "imported" in data.metadata else "by D4A"
     return (
         f"{count} {kind} images ({height} x {width} x {channels}, 8 bits) of "
         f"{len(data.metadata['class_names'])} classes, distilled from "
-        f"{data.metadata.get('dataset', 'an image dataset')} by D4A."
+        f"{data.metadata.get('dataset', 'an image dataset')} {maker}."
     )
 
 
