@@ -7,7 +7,9 @@
     distilled = d4a_jax.distill(dataset, config, "runs/mine")
     print(d4a_jax.evaluate(distilled, dataset))
 
-What is named here is imported when it is first used.
+Everything is imported when it is first used. The parts are namespaces: `methods`,
+`regularizers`, `filters`, `networks`, `matching`, `formation`, `augment`, `data`, and
+`own_loop` for those who write a loop of their own.
 """
 
 import importlib
@@ -44,10 +46,24 @@ _EXPORTS = {
     "with_soft_labels": "soft_labels",
 }
 
-__all__ = ["__version__", *_EXPORTS]
+_NAMESPACES = (
+    "augment",
+    "data",
+    "filters",
+    "formation",
+    "matching",
+    "methods",
+    "networks",
+    "own_loop",
+    "regularizers",
+)
+
+__all__ = ["__version__", *_EXPORTS, *_NAMESPACES]
 
 
 def __getattr__(name: str):
+    if name in _NAMESPACES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _EXPORTS[name].partition(":")
@@ -57,4 +73,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted(globals().keys() | _EXPORTS.keys())
+    return sorted(globals().keys() | _EXPORTS.keys() | set(_NAMESPACES))

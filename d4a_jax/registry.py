@@ -84,6 +84,10 @@ class Registry(Generic[Part]):
         self._parts[name] = part
         return part
 
+    def unregister(self, name: str) -> None:
+        """Takes a part out again, such as that of a test."""
+        del self._parts[name]
+
     def name_of(self, part: Part) -> str:
         """The name of a part, or the import path of one that is not registered.
 

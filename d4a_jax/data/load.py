@@ -11,6 +11,7 @@ from d4a_jax.data import cache, decode
 from d4a_jax.data.catalogue import SOURCES, VERSION, Local, Source
 from d4a_jax.data.dataset import Dataset, select_classes
 from d4a_jax.data.errors import DatasetError, nearest
+from d4a_jax.registry import Registry, UnknownName
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -37,7 +38,8 @@ def load_dataset(
     are read as they are, and `image_folder` is decoded without tfds.
 
     Args:
-      name: one of `dataset_names()`.
+      name: one of `dataset_names()`, or where a function without arguments stands that
+        returns a `Dataset`, `my_package.my_module:make`.
       data_dir: where data are kept; by default the environment's D4A_DATA_DIR or
         `~/.cache/d4a_jax`.
       manual_dir: folder with archives (or unpacked folders) that the user got; by
@@ -57,6 +59,8 @@ def load_dataset(
     Raises:
       DatasetError: an argument is wrong, or the data are missing or damaged.
     """
+    if ":" in name:
+        return _imported(name, classes)
     source = _check_arguments(name, size, path)
     data_path = data_directory(data_dir)
     manual_path = _directory(manual_dir, "D4A_MANUAL_DIR", data_path / "manual")
@@ -75,6 +79,20 @@ def load_dataset(
         cache.verify_cache(Path(cached).parent)
     chosen = list(classes) if isinstance(classes, (tuple, list)) else classes
     source = {"name": name, "size": size, "classes": chosen}
+    return dataclasses.replace(select_classes(dataset, classes), source=source)
+
+
+def _imported(name: str, classes) -> Dataset:
+    """The data set of a function from outside."""
+    try:
+        dataset = Registry("data set", {})[name]()
+    except UnknownName as error:
+        raise DatasetError(str(error)) from None
+    if not isinstance(dataset, Dataset):
+        kind = type(dataset).__name__
+        raise DatasetError(f"{name} returns a {kind}; it must return a Dataset.")
+    chosen = list(classes) if isinstance(classes, (tuple, list)) else classes
+    source = {"name": name, "size": None, "classes": chosen}
     return dataclasses.replace(select_classes(dataset, classes), source=source)
 
 

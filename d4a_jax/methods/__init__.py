@@ -32,6 +32,7 @@ from d4a_jax.methods.gradient import GradientMatching
 from d4a_jax.methods.inversion import Inversion
 from d4a_jax.methods.network_training import NetworkTrainingConfig
 from d4a_jax.methods.trajectory import TrajectoryMatching
+from d4a_jax.real_data import ClassRows, SetRows
 from d4a_jax.registry import Registry
 
 METHODS: Registry[type[MethodOptions]] = Registry(
@@ -49,6 +50,7 @@ __all__ = [
     "METHODS",
     "Batch",
     "Cafe",
+    "ClassRows",
     "DistributionMatching",
     "GradientMatching",
     "Inversion",
@@ -58,6 +60,7 @@ __all__ = [
     "NetworkTrainingConfig",
     "Params",
     "Passes",
+    "SetRows",
     "Setting",
     "Task",
     "TrajectoryMatching",
