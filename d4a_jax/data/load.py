@@ -73,9 +73,8 @@ def load_dataset(
     cached = getattr(dataset.train_images, "filename", None)
     if verify and cached:
         cache.verify_cache(Path(cached).parent)
-    chosen = list(classes) if isinstance(classes, (tuple, list)) else classes
-    source = {"name": name, "size": size, "classes": chosen}
-    return dataclasses.replace(select_classes(dataset, classes), source=source)
+    found = {"name": name, "path": path and str(path), "size": size, "classes": None}
+    return select_classes(dataclasses.replace(dataset, source=found), classes)
 
 
 def data_directory(data_dir: str | None = None) -> Path:
