@@ -31,8 +31,8 @@ from d4a_jax.ensemble import (
     TrainingImages,
     checkpoints,
 )
-from d4a_jax.log import logger
 from d4a_jax.flips import default_config, refuse_flips
+from d4a_jax.log import logger
 from d4a_jax.networks import create_network
 from d4a_jax.options import all_but
 from d4a_jax.storage.entries import data_identity, name_of_entry
@@ -175,9 +175,7 @@ def cross_fit(
       layout: the devices.
       progress: see `Ensemble.fit`.
     """
-    refuse_flips(
-        dataset, "evaluation.augmentation", config.evaluation.augmentation
-    )
+    refuse_flips(dataset, "evaluation.augmentation", config.evaluation.augmentation)
     settings = config.difficulty
     fold = _folds(rng.stream(key, "folds"), dataset.train_labels, settings.folds)
     subsets = _leave_one_out(fold, settings.folds, settings.networks)
@@ -244,7 +242,12 @@ def load_or_cross_fit(
     """`cross_fit`, kept in `cache_dir` and reused for the same data and settings.
 
     Beside the arrays (`.npz`) lies a `.json` that says what they are of.
+
+    Raises:
+      ConfigError: if the recipe flips images that change their meaning, also where an
+        earlier version kept measures of such networks.
     """
+    refuse_flips(dataset, "evaluation.augmentation", config.evaluation.augmentation)
     identity = _identity(dataset, config)
     path_of = lambda name: Path(cache_dir) / f"difficulty-{name}.npz"
     path = path_of(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax.artifact import DistilledDataset
+from d4a_jax.artifact import ArtifactError, DistilledDataset
 from d4a_jax.artifact.provenance import with_class_order
 from d4a_jax.config import EvaluationConfig, RuntimeConfig, from_dict
 from d4a_jax.data import Dataset
@@ -29,7 +29,7 @@ from d4a_jax.ensemble import (
     TrainingImages,
     everything,
 )
-from d4a_jax.flips import refuse_flips, without_flips
+from d4a_jax.flips import forbids_flips, refuse_flips, without_flips
 from d4a_jax.networks import create_network
 from d4a_jax.training import Normalization
 
@@ -131,12 +131,13 @@ def evaluate(
       One evaluation per network.
 
     Raises:
-      ArtifactError: if the classes do not have the same names.
+      ArtifactError: if the classes do not have the same names or the images not the
+        same shape.
       ConfigError: if `config` flips images that change their meaning.
-      ValueError: if the sets do not belong together or a network is unknown.
+      ValueError: if a network is unknown.
     """
-    _check_match(distilled, dataset)
     distilled = with_class_order(distilled, dataset)
+    _check_shape(distilled, dataset)
     networks = networks or [network_of(distilled)]
     config = config or protocol_of(distilled, dataset)
     refuse_flips(dataset, "evaluation.augmentation", config.augmentation)
@@ -167,7 +168,7 @@ def evaluate(
 
 
 def protocol_of(distilled: DistilledDataset, dataset: Dataset) -> EvaluationConfig:
-    """The protocol that a set names, or IDC's; without flips where the data forbid them.
+    """The protocol that a set names, or IDC's; without flips where data forbid them.
 
     Args:
       distilled: the set; `metadata["protocol"]` holds what differs from the defaults.
@@ -175,7 +176,9 @@ def protocol_of(distilled: DistilledDataset, dataset: Dataset) -> EvaluationConf
     """
     named = {"evaluation": distilled.metadata.get("protocol", {})}
     config = from_dict(named)
-    return (config if dataset.flip else without_flips(config)).evaluation
+    if forbids_flips(distilled.metadata, dataset):
+        config = without_flips(config)
+    return config.evaluation
 
 
 def network_of(distilled: DistilledDataset) -> str:
@@ -201,14 +204,9 @@ def _network(spec, dataset, runtime):
     return create_network(spec, dataset.num_classes, dataset.image_shape, dtype)
 
 
-def _check_match(distilled, dataset):
+def _check_shape(distilled, dataset):
     if distilled.images.shape[1:] != dataset.image_shape:
-        raise ValueError(
+        raise ArtifactError(
             f"the distilled images have shape {distilled.images.shape[1:]}; those of "
             f"{dataset.name} have {dataset.image_shape}."
-        )
-    if distilled.num_classes != dataset.num_classes:
-        raise ValueError(
-            f"the distilled set has {distilled.num_classes} classes; {dataset.name} "
-            f"has {dataset.num_classes}."
         )

@@ -6,6 +6,7 @@ flip that somebody asked for is refused.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config
@@ -23,6 +24,16 @@ def default_config(dataset: Dataset) -> Config:
       'color_crop_scale_rotate'
     """
     return Config() if dataset.flip else without_flips(Config())
+
+
+def forbids_flips(metadata: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether the data that a set is tested on, or was made from, forbid flips.
+
+    Args:
+      metadata: of the set.
+      dataset: what it is tested on.
+    """
+    return not (dataset.flip and metadata.get("flip", True))
 
 
 def without_flips(config: Config) -> Config:

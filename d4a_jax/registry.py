@@ -3,7 +3,12 @@
 A method, network, regularizer, filter rule or protocol is chosen in a configuration by
 its name. A part from outside is either registered under a name,
 
-    d4a_jax.regularizers.REGULARIZERS.register("mine", mine)
+    from d4a_jax.regularizers import REGULARIZERS, previous
+
+    def mine(weight=1.0):
+        return previous(weight / 2)
+
+    REGULARIZERS.register("mine", mine)
 
 or named by where it stands, `my_package.my_module:mine`.
 """

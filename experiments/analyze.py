@@ -122,17 +122,17 @@ def find_artifacts(patterns: list[str], labels: list[str]) -> list[tuple[str, st
 
 def first_config(path: str | Path) -> Config:
     """The configuration of a distilled set, with what the flags change of it."""
-    recorded = cli.recorded_data(path)
-    paths = {
-        "data_dir": _DATA_DIR.value or recorded.get("data_dir"),
-        "manual_dir": _MANUAL_DIR.value or recorded.get("manual_dir"),
-        "path": _PATH.value or recorded.get("path"),
-    }
-    asked = cli.named_data(_DATA.value)
-    if _SIZE.value is not None:
-        asked["size"] = _SIZE.value
-    metadata = load_distilled(methods.distilled_directory(path)).metadata
-    values = cli.artifact_values(metadata, **(paths | asked))
+    directory = methods.distilled_directory(path)
+    metadata = load_distilled(directory).metadata
+    values = cli.artifact_values(
+        metadata,
+        cli.recorded_data(directory.absolute().parent),
+        _DATA.value,
+        data_dir=_DATA_DIR.value,
+        manual_dir=_MANUAL_DIR.value,
+        path=_PATH.value,
+        size=_SIZE.value,
+    )
     if "config" not in metadata and _NETWORK.value:
         values["network"] = _NETWORK.value
     judges = {"networks": _JUDGES.value, "epochs": _JUDGE_EPOCHS.value}

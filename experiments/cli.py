@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from d4a_jax.artifact import ArtifactError
 from d4a_jax.artifact.provenance import data_source
 from d4a_jax.config import ConfigError
 from d4a_jax.data import DatasetError
+from d4a_jax.data.catalogue import SOURCES
 from d4a_jax.devices.processes import DisagreementError
 from d4a_jax.log import logger
 from d4a_jax.metrics import MetricsError
@@ -169,30 +171,49 @@ class StopSignal:
         logger.info("Stopping after a checkpoint; once more stops at once.")
 
 
-def artifact_values(metadata: Mapping[str, Any], **data: Any) -> dict[str, Any]:
+def artifact_values(
+    metadata: Mapping[str, Any],
+    recorded: Mapping[str, Any] = types.MappingProxyType({}),
+    data: str | None = None,
+    **asked: Any,
+) -> dict[str, Any]:
     """The configuration that a distilled set names, for `from_dict`.
 
     Args:
       metadata: of the set, which may come from elsewhere and say little.
-      **data: values of the section `data` that replace those of the set.
+      recorded: the folders of its run, see `recorded_data`.
+      data: `--data`, see `named_data`: the data to take in the place of the set's.
+      **asked: values of the section `data` that other flags give; None counts as not
+        given.
 
     Raises:
       ConfigError: nobody knows where the data of the set are.
     """
-    values = without_parts(metadata.get("config", {}))
-    own = data_source(metadata)
-    if own is None and "name" not in data:
+    own, named = data_source(metadata), named_data(data)
+    found = {key: recorded.get(key) for key in ("data_dir", "manual_dir")}
+    if own is not None and named.get("name", own["name"]) == own["name"]:
+        found |= own | {"path": recorded.get("path")}
+    found |= named | {key: value for key, value in asked.items() if value is not None}
+    needs_path = getattr(SOURCES.get(found.get("name")), "needs_path", False)
+    lacks_path = needs_path and found.get("path") is None
+    if "name" not in found or lacks_path:
         name = metadata.get("dataset")
+        reason = (
+            "where they lie is not recorded"
+            if lacks_path
+            else "they were given as arrays"
+        )
         raise ConfigError(
             [
                 "The data of this set"
                 + (f", {name!r}," if name else "")
-                + " cannot be found by a name: they were given as arrays. Say where "
-                "they are by --data, a data set's name, a folder or an .npz file."
+                + f" cannot be found by a name: {reason}. Say where they are by "
+                "--data=..., a data set's name, a folder or an .npz file."
             ]
         )
     protocol = dict(metadata.get("protocol", {}))
-    return values | {"data": (own or {}) | data, "evaluation": protocol}
+    values = without_parts(metadata.get("config", {}))
+    return values | {"data": found, "evaluation": protocol}
 
 
 def named_data(data: str | None) -> dict[str, Any]:
@@ -203,11 +224,11 @@ def named_data(data: str | None) -> dict[str, Any]:
     """
     if data is None:
         return {}
-    is_file = Path(data).is_file() or data.endswith(".npz")
-    if is_file or Path(data).is_dir():
-        kind = "arrays" if is_file else "image_folder"
-        return {"name": kind, "path": data, "size": None, "classes": None}
-    return {"name": data, "size": None, "classes": None}
+    if Path(data).is_file() or data.endswith(".npz"):
+        return {"name": "arrays", "path": data}
+    if Path(data).is_dir() and data not in SOURCES:
+        return {"name": "image_folder", "path": data}
+    return {"name": data}
 
 
 def recorded_data(workdir: str | Path) -> dict[str, Any]:

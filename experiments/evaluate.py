@@ -22,7 +22,7 @@ from d4a_jax.artifact.provenance import with_class_order  # noqa: E402
 from d4a_jax.config import Config, ConfigError, from_dict  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.evaluation import Evaluation, evaluate  # noqa: E402
-from d4a_jax.flips import without_flips  # noqa: E402
+from d4a_jax.flips import forbids_flips, without_flips  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.metrics import progress_hook  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
@@ -44,7 +44,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the trainings.")
 _DATA = flags.DEFINE_string(
     "data", None, "The real data: a name, a folder or an .npz file; those of the set."
 )
-_SIZE = flags.DEFINE_integer("size", None, "Side to resize --data to.", 4)
+_SIZE = flags.DEFINE_integer("size", None, "Side to resize the data to.", 4)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data are kept.")
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder with archives.")
 _DATA_PATH = flags.DEFINE_string(
@@ -62,13 +62,14 @@ def run() -> None:
     config = _config(distilled.metadata)
     dataset = _load_dataset(config, distilled.metadata)
     distilled = with_class_order(distilled, dataset)
-    config = config if dataset.flip else without_flips(config)
+    if forbids_flips(distilled.metadata, dataset):
+        config = without_flips(config)
     specs = _NETWORKS.value or [config.evaluation.network or config.network]
     _check_networks(specs, dataset)
     results = [_evaluate(distilled, dataset, spec, config) for spec in specs]
     print(table(results, distilled))
     if _OUTPUT.value:
-        _write(distilled, config, results)
+        _write(distilled, dataset, config, results)
 
 
 def table(results: list[Evaluation], distilled: DistilledDataset) -> str:
@@ -100,17 +101,16 @@ def _load_artifact() -> DistilledDataset:
 def _config(metadata) -> Config:
     """The configuration of the distilled set with the protocol that was asked for."""
     recorded = cli.recorded_data(Path(_ARTIFACT.value).absolute().parent)
-    data = {
-        "data_dir": _DATA_DIR.value or recorded.get("data_dir"),
-        "manual_dir": _MANUAL_DIR.value or recorded.get("manual_dir"),
-        "path": _DATA_PATH.value or (None if _DATA.value else recorded.get("path")),
-        "download": _DOWNLOAD.value,
-    } | cli.named_data(_DATA.value)
-    if _DATA.value and _DATA_PATH.value:
-        data["path"] = _DATA_PATH.value
-    if _SIZE.value:
-        data["size"] = _SIZE.value
-    values = cli.artifact_values(metadata, **data)
+    values = cli.artifact_values(
+        metadata,
+        recorded,
+        _DATA.value,
+        data_dir=_DATA_DIR.value,
+        manual_dir=_MANUAL_DIR.value,
+        path=_DATA_PATH.value,
+        size=_SIZE.value,
+        download=_DOWNLOAD.value,
+    )
     asked = {
         "repeats": _REPEATS.value,
         "epochs": _EPOCHS.value,
@@ -123,7 +123,17 @@ def _config(metadata) -> Config:
 
 def _load_dataset(config: Config, metadata) -> Dataset:
     dataset = load_dataset(**dataclasses.asdict(config.data))
-    if dataset.fingerprint != metadata.get("dataset_fingerprint", dataset.fingerprint):
+    made_from = metadata.get("dataset_fingerprint")
+    if made_from not in (None, dataset.fingerprint):
+        if "source" not in metadata and not _DATA.value:
+            raise ConfigError(
+                [
+                    f"The images of {dataset.name} are not those that were distilled, "
+                    "and this set, of an earlier version, does not record where those "
+                    f"are. Say it by --data=..., a data set's name (--data={dataset.name} "
+                    "takes these), a folder or an .npz file."
+                ]
+            )
         reason = "" if _DATA.value else ": another version or another decoder"
         logger.warning(
             "The images of %s differ from those that were distilled%s.",
@@ -152,10 +162,11 @@ def _evaluate(distilled, dataset, spec, config) -> Evaluation:
         )[0]
 
 
-def _write(distilled, config, results):
+def _write(distilled, dataset, config, results):
     report = environment() | {
         "artifact": str(Path(_ARTIFACT.value).absolute()),
-        "dataset": distilled.metadata.get("dataset"),
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
         "images": len(distilled.labels),
         "segments": distilled.num_segments,
         "protocol": dataclasses.asdict(config.evaluation),

@@ -41,23 +41,31 @@ _PATH = flags.DEFINE_string("path", None, "Where own data are.")
 
 
 def find_data(workdir: Path) -> Dataset | None:
-    """The data set of a run; None, with a log line, where it is not at hand."""
-    metadata = load_distilled(distilled_directory(workdir)).metadata
-    recorded = cli.recorded_data(workdir)
-    paths = {
-        "data_dir": _DATA_DIR.value or recorded.get("data_dir"),
-        "manual_dir": _MANUAL_DIR.value or recorded.get("manual_dir"),
-        "path": _PATH.value or recorded.get("path"),
-    }
+    """The data set of a run; None, with a log line, where it is not at hand.
+
+    Raises:
+      ConfigError: `--data` names other data than those that were distilled.
+      DatasetError: `--data` names data that are not at hand.
+    """
+    directory = distilled_directory(workdir)
+    metadata = load_distilled(directory).metadata
     try:
-        asked = paths | {"download": False} | cli.named_data(_DATA.value)
-        config = from_dict(cli.artifact_values(metadata, **asked))
-        dataset = load_dataset(**dataclasses.asdict(config.data))
+        values = cli.artifact_values(
+            metadata,
+            cli.recorded_data(directory.absolute().parent),
+            _DATA.value,
+            data_dir=_DATA_DIR.value,
+            manual_dir=_MANUAL_DIR.value,
+            path=_PATH.value,
+            download=False,
+        )
+        dataset = load_dataset(**dataclasses.asdict(from_dict(values).data))
+        if dataset.fingerprint != metadata.get("dataset_fingerprint"):
+            raise ConfigError([f"The set was made from other data than {dataset.name}."])
     except (ConfigError, DatasetError, OSError) as error:
+        if _DATA.value:
+            raise
         logger.info("The page will show no real images: %s", error)
-        return None
-    if dataset.fingerprint != metadata.get("dataset_fingerprint"):
-        logger.info("The page will show no real images: other data were distilled.")
         return None
     return dataset
 

@@ -30,6 +30,7 @@ from d4a_jax.ensemble import (
     everything,
 )
 from d4a_jax.evaluation import hits
+from d4a_jax.flips import refuse_flips
 from d4a_jax.networks import create_network
 from d4a_jax.options import all_but
 from d4a_jax.storage.entries import data_identity, name_of_entry
@@ -165,6 +166,9 @@ class Examiner:
       directory: where answers are kept.
       best_of: how many test accuracies in the course of training to take for
         `Answers.best`; zero for none.
+
+    Raises:
+      ConfigError: a recipe flips images that change their meaning.
     """
 
     def __init__(
@@ -178,6 +182,8 @@ class Examiner:
         directory: Path,
         best_of: int = 0,
     ):
+        for name, asked in (("recipe", recipe), ("full_recipe", full_recipe)):
+            refuse_flips(dataset, f"{name}.augmentation", asked.augmentation)
         dtype = jnp.dtype(runtime.compute_dtype)
         self.network = create_network(
             network, dataset.num_classes, dataset.image_shape, dtype

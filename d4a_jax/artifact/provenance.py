@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from d4a_jax.data import Dataset
 
 
+def source_to_record(dataset: "Dataset") -> dict[str, Any] | None:
+    """`Dataset.source` for the metadata of a set: without the path, which others lack."""
+    source = dataset.source
+    return source and {key: source[key] for key in ("name", "size", "classes")}
+
+
 def data_source(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     """The arguments of `load_dataset` that find the data of a set, but for its folders.
 
@@ -72,9 +78,22 @@ def with_class_order(
     return dataclasses.replace(
         distilled,
         labels=places[distilled.labels],
-        metadata=distilled.metadata | {"class_names": wanted},
+        metadata=_in_order(distilled.metadata, columns) | {"class_names": wanted},
         **arrays,
     )
+
+
+def _in_order(metadata, columns):
+    """The metadata with the figures of each class in another order."""
+    if "history" not in metadata:
+        return metadata
+    history = []
+    for entry in metadata["history"]:
+        if "kept_per_class" in (figures := entry.get("filter", {})):
+            kept = [figures["kept_per_class"][column] for column in columns]
+            entry = entry | {"filter": figures | {"kept_per_class": kept}}
+        history.append(entry)
+    return metadata | {"history": history}
 
 
 def _shown(names) -> str:

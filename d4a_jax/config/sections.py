@@ -298,12 +298,13 @@ class Config:
         """The configuration with the data that it is used on in its section `data`.
 
         Args:
-          source: `name`, `size` and `classes`, as in `Dataset.source`.
+          source: `name`, `path`, `size` and `classes`, as in `Dataset.source`.
         """
         classes = source["classes"]
         data = dataclasses.replace(
             self.data,
             name=source["name"],
+            path=source["path"],
             size=source["size"],
             classes=tuple(classes) if isinstance(classes, list) else classes,
         )

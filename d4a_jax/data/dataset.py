@@ -29,8 +29,8 @@ class Dataset:
       flip: whether a horizontal flip keeps the label (False for digits).
       fingerprint: 64 hexadecimal digits that identify these exact arrays and how they
         were made.
-      source: `name`, `size` and `classes` with which `load_dataset` finds the data
-        again; None where they were given as arrays.
+      source: `name`, `path`, `size` and `classes` with which `load_dataset` finds the
+        data again; None where they were given as arrays.
       pixel_range: the two source values that became 0 and 255, where pixels of more
         than 8 bits, or of nothing but 0 and 1, were scaled; else None.
       understood: notes on how the source was read, where that was not plain.
@@ -271,8 +271,20 @@ def select_classes(dataset: Dataset, classes: int | tuple[int, ...] | None) -> D
         mean=mean,
         std=std,
         fingerprint=make_fingerprint(whole=dataset.fingerprint, labels=labels),
+        source=_source_of_classes(dataset.source, classes, labels),
         **kept,
     )
+
+
+def _source_of_classes(source, classes, labels):
+    """The source of some classes of data that may be a choice of classes themselves."""
+    if source is None:
+        return None
+    if isinstance(source["classes"], list):
+        classes = [source["classes"][label] for label in labels]
+    elif not isinstance(classes, (int, np.integer)):
+        classes = list(labels)
+    return source | {"classes": classes}
 
 
 def _check_classes(dataset: Dataset, classes: int | tuple[int, ...]) -> tuple[int, ...]:

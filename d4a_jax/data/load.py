@@ -77,9 +77,8 @@ def load_dataset(
     cached = getattr(dataset.train_images, "filename", None)
     if verify and cached:
         cache.verify_cache(Path(cached).parent)
-    chosen = list(classes) if isinstance(classes, (tuple, list)) else classes
-    source = {"name": name, "size": size, "classes": chosen}
-    return dataclasses.replace(select_classes(dataset, classes), source=source)
+    found = {"name": name, "path": path and str(path), "size": size, "classes": None}
+    return select_classes(dataclasses.replace(dataset, source=found), classes)
 
 
 def _imported(name: str, classes) -> Dataset:
@@ -91,9 +90,8 @@ def _imported(name: str, classes) -> Dataset:
     if not isinstance(dataset, Dataset):
         kind = type(dataset).__name__
         raise DatasetError(f"{name} returns a {kind}; it must return a Dataset.")
-    chosen = list(classes) if isinstance(classes, (tuple, list)) else classes
-    source = {"name": name, "size": None, "classes": chosen}
-    return dataclasses.replace(select_classes(dataset, classes), source=source)
+    found = {"name": name, "path": None, "size": None, "classes": None}
+    return select_classes(dataclasses.replace(dataset, source=found), classes)
 
 
 def data_directory(data_dir: str | None = None) -> Path:

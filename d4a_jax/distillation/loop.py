@@ -63,8 +63,8 @@ def distill(
     Args:
       dataset: real images, from `load_dataset` or `from_arrays`.
       config: the run; by default `default_config` of the data. Of `config.data` only
-        `data_dir` is read, where difficulty measures are kept; its name, size and
-        classes are recorded as those of `dataset`.
+        `data_dir` is read, where difficulty measures are kept; its name, path,
+        size and classes are recorded as those of `dataset`.
       workdir: where checkpoints, metrics and the distilled set go. A run that was
         interrupted there continues, with the result of an undisturbed one; a directory
         is that of one configuration and data set. None keeps everything in memory.
@@ -90,7 +90,7 @@ def distill(
       Interrupted: if `should_stop` said so.
     """
     config = validate(assemble(config or default_config(dataset), **parts))
-    unnamed = {"name": dataset.name, "size": None, "classes": None}
+    unnamed = {"name": dataset.name, "path": None, "size": None, "classes": None}
     config = config.of_data(dataset.source or unnamed)
     check_fit(config, dataset)
     check_same("The configuration", repr(config.identity()))

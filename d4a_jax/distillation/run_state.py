@@ -9,6 +9,7 @@ import numpy as np
 
 from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
+from d4a_jax.artifact.provenance import source_to_record
 from d4a_jax.devices.parallel import spread
 from d4a_jax.distillation import divergence, former
 from d4a_jax.distillation.run import Run
@@ -234,7 +235,7 @@ def _metadata(run, state, sizes):
     return {
         "dataset": run.dataset.name,
         "dataset_fingerprint": run.dataset.fingerprint,
-        "source": run.dataset.source,
+        "source": source_to_record(run.dataset),
         "class_names": list(run.dataset.class_names),
         "mean": list(run.dataset.mean),
         "std": list(run.dataset.std),

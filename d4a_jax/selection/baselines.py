@@ -14,13 +14,14 @@ import numpy as np
 
 from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
+from d4a_jax.artifact.provenance import source_to_record
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset, data_directory
 from d4a_jax.devices.parallel import make_layout, spread
 from d4a_jax.difficulty import load_or_cross_fit
 from d4a_jax.ensemble import Ensemble, TrainingImages, everything
-from d4a_jax.formation import compose
 from d4a_jax.flips import default_config, refuse_flips
+from d4a_jax.formation import compose
 from d4a_jax.log import logger
 from d4a_jax.networks import create_network
 from d4a_jax.real_data import ClassIndex, index_classes
@@ -127,7 +128,7 @@ def real_image_set(
         "dataset_fingerprint": dataset.fingerprint,
         "method": method,
         "class_names": list(dataset.class_names),
-        "source": dataset.source,
+        "source": source_to_record(dataset),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "flip": dataset.flip,
@@ -171,9 +172,7 @@ def train_on_real_data(
       ConfigError: if the recipe flips images that change their meaning.
     """
     config = config or default_config(dataset)
-    refuse_flips(
-        dataset, "evaluation.augmentation", config.evaluation.augmentation
-    )
+    refuse_flips(dataset, "evaluation.augmentation", config.evaluation.augmentation)
     layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
     dtype = jnp.dtype(config.runtime.compute_dtype)
     ensemble = Ensemble(
