@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from d4a_jax.data import pixel_range, statistics
-from d4a_jax.data.errors import DatasetError
+from d4a_jax.data.errors import DatasetError, shorten
 from d4a_jax.log import logger
 
 
@@ -261,9 +261,11 @@ def select_classes(dataset: Dataset, classes: int | tuple[int, ...] | None) -> D
         kept[f"{split}_images"] = np.asarray(getattr(dataset, f"{split}_images")[rows])
         kept[f"{split}_labels"] = new_labels[rows]
     mean, std = statistics.mean_and_std(statistics.histogram(kept["train_images"]))
+    class_names = tuple(dataset.class_names[label] for label in labels)
     return dataclasses.replace(
         dataset,
-        class_names=tuple(dataset.class_names[label] for label in labels),
+        class_names=class_names,
+        understood=(*dataset.understood, f"the classes {shorten(class_names)}"),
         mean=mean,
         std=std,
         fingerprint=make_fingerprint(whole=dataset.fingerprint, labels=labels),
