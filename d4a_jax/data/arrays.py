@@ -118,13 +118,15 @@ def read_labels(
         labels, class_names = _read_strings(labels, class_names)
         notes.append(f"labels as class names: {shorten(class_names)}")
     labels = {what: _as_integers(what, array) for what, array in labels.items()}
-    first, last = _ends(labels)
-    if _counts_from_one(labels, class_names):
+    last = max(int(array.max()) for array in labels.values())
+    if _counts_from_one(labels, last, class_names):
         class_names = class_names or [str(label) for label in range(1, last + 1)]
         labels = {what: array - 1 for what, array in labels.items()}
         notes.append(f"labels that count from 1 to {last}")
     for what, array in labels.items():
-        _check_values(what, array, first)
+        _check_values(what, array)
+    if class_names is None:
+        _check_numbers(*next(iter(labels.items())))
     labels = {what: array.astype(np.int32) for what, array in labels.items()}
     return Labels(labels, class_names, tuple(notes))
 
@@ -200,30 +202,24 @@ def _as_text(what, labels):
 
 
 def _as_integers(what, labels):
-    if labels.dtype.kind == "f" and np.equal(np.mod(labels, 1), 0).all():
-        labels = labels.astype(np.int64)
+    if labels.dtype.kind == "f" and (np.rint(labels) == labels).all():
+        # Clipped as int64 cannot hold what is refused later anyway.
+        labels = np.clip(labels, -1, _MAX_LABEL + 1).astype(np.int64)
     if labels.dtype.kind not in "bui":
         raise DatasetError(f"{what} has dtype {labels.dtype}; integers are needed.")
     return labels.astype(np.int64) if labels.dtype.kind != "u" else labels
 
 
-def _ends(labels):
-    return (
-        min(int(array.min()) for array in labels.values()),
-        max(int(array.max()) for array in labels.values()),
-    )
-
-
-def _counts_from_one(labels, class_names):
+def _counts_from_one(labels, last, class_names):
     """Whether the labels are 1 to the number of classes, each with a training image."""
-    first, last = _ends(labels)
+    first = min(int(array.min()) for array in labels.values())
     trained = np.unique(next(iter(labels.values())))
     is_complete = len(trained) == last and last >= 2
     fits = class_names is None or len(class_names) == last
     return first == 1 and is_complete and fits
 
 
-def _check_values(what, labels, first):
+def _check_values(what, labels):
     if labels.min() >= 0 and labels.max() <= _MAX_LABEL:
         return
     wrong = labels.min() if labels.min() < 0 else labels.max()
@@ -231,3 +227,13 @@ def _check_values(what, labels, first):
     if set(np.unique(labels).tolist()) == {-1, 1}:
         likely = " They are probably two classes: take (labels > 0).astype(int)."
     raise DatasetError(f"{what} has the label {wrong}; labels count from 0.{likely}")
+
+
+def _check_numbers(what, labels):
+    """Refuses numbers that are no labels, before there is a class for each of them."""
+    if labels.max() >= len(labels):
+        raise DatasetError(
+            f"{what} has the label {labels.max()}, but {len(labels)} images, too few "
+            "for one of each class; labels count from 0 and leave out no number. Take "
+            "np.unique(labels, return_inverse=True)[1]."
+        )
