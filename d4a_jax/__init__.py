@@ -3,9 +3,9 @@
     import d4a_jax
 
     dataset = d4a_jax.load_dataset("digits")
-    config = d4a_jax.config_from_dict({"synthetic": {"images_per_class": 10}})
+    config = d4a_jax.default_config(dataset)
     distilled = d4a_jax.distill(dataset, config, "runs/mine")
-    print(d4a_jax.evaluate(distilled, dataset, ["convnet"]))
+    print(d4a_jax.evaluate(distilled, dataset))
 
 What is named here is imported when it is first used.
 """
@@ -25,6 +25,7 @@ _EXPORTS = {
     "config_from_dict": "config:from_dict",
     "create_network": "networks",
     "dataset_names": "data",
+    "default_config": "flips",
     "distill": "distillation",
     "evaluate": "evaluation",
     "from_arrays": "data",
@@ -32,6 +33,7 @@ _EXPORTS = {
     "load_distilled": "artifact",
     "measure_difficulty": "difficulty",
     "network_names": "networks",
+    "protocol_of": "evaluation",
     "realistic_patches": "selection.patches",
     "save_distilled": "artifact",
     "select_images": "selection.baselines",

@@ -7,7 +7,6 @@ of several seeds and over late checkpoints of their training. Computed once per 
 and setting, and kept beside the cached data.
 """
 
-import hashlib
 import io
 import time
 import zipfile
@@ -33,19 +32,15 @@ from d4a_jax.ensemble import (
     checkpoints,
 )
 from d4a_jax.log import logger
+from d4a_jax.flips import default_config, refuse_flips
 from d4a_jax.networks import create_network
+from d4a_jax.options import all_but
+from d4a_jax.storage.entries import data_identity, name_of_entry
 from d4a_jax.storage.fileio import dump_json, write_bytes_atomic
 from d4a_jax.training import Normalization
 
-# The part of a recipe that shapes the training of a network.
-_RECIPE = (
-    "batch_size",
-    "learning_rate",
-    "momentum",
-    "weight_decay",
-    "augmentation",
-    "cutmix_probability",
-)
+# What the section `evaluation` says of other networks than those of difficulty.
+_OTHER = ("enabled", "network", "repeats", "prefix_repeats", "epochs", "max_steps")
 
 
 class Difficulty(NamedTuple):
@@ -176,6 +171,9 @@ def cross_fit(
       layout: the devices.
       progress: see `Ensemble.fit`.
     """
+    refuse_flips(
+        dataset, "evaluation.augmentation", config.evaluation.augmentation
+    )
     settings = config.difficulty
     fold = _folds(rng.stream(key, "folds"), dataset.train_labels, settings.folds)
     subsets = _leave_one_out(fold, settings.folds, settings.networks)
@@ -213,7 +211,7 @@ def cross_fit(
 
 def measure_difficulty(
     dataset: Dataset,
-    config: Config = Config(),
+    config: Config | None = None,
     data_dir: str | Path | None = None,
     progress: ProgressHook | None = None,
 ) -> RealDifficulty:
@@ -221,11 +219,12 @@ def measure_difficulty(
 
     Args:
       dataset: the data.
-      config: see `cross_fit`.
+      config: see `cross_fit`; by default `default_config` of the data.
       data_dir: where data are kept, see `load_dataset`; difficulty goes to its
         `difficulty` folder.
       progress: see `Ensemble.fit`.
     """
+    config = config or default_config(dataset)
     layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
     directory = data_directory(data_dir and str(data_dir)) / "difficulty"
     return load_or_cross_fit(dataset, config, layout, directory, progress)
@@ -243,8 +242,10 @@ def load_or_cross_fit(
     Beside the arrays (`.npz`) lies a `.json` that says what they are of.
     """
     identity = _identity(dataset, config)
-    digest = hashlib.sha256(dump_json(identity)).hexdigest()
-    path = Path(cache_dir) / f"difficulty-{digest[:16]}.npz"
+    path_of = lambda name: Path(cache_dir) / f"difficulty-{name}.npz"
+    path = path_of(
+        name_of_entry(identity, dataset, lambda name: path_of(name).exists())
+    )
     kept = _load(path)
     # One process without the file makes it necessary to measure in all of them.
     if not any_of(kept is None)[0]:
@@ -262,13 +263,12 @@ def load_or_cross_fit(
 
 def _identity(dataset, config):
     """What the measures depend on; nothing else, so that they serve every command."""
-    settings = config.to_dict()
     return {
-        "fingerprint": dataset.fingerprint,
+        **data_identity(dataset),
         "network": config.network,
-        "recipe": {name: settings["evaluation"][name] for name in _RECIPE},
-        "difficulty": settings["difficulty"],
-        "compute_dtype": config.runtime.compute_dtype,
+        "recipe": all_but(config.evaluation, _OTHER),
+        "difficulty": all_but(config.difficulty, ()),
+        **config.runtime.identity(),
     }
 
 

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from d4a_jax.artifact import DistilledDataset
-from d4a_jax.config import EvaluationConfig, RuntimeConfig
+from d4a_jax.artifact.provenance import with_class_order
+from d4a_jax.config import EvaluationConfig, RuntimeConfig, from_dict
 from d4a_jax.data import Dataset
 from d4a_jax.devices.parallel import Layout, make_layout, spread, to_host
 from d4a_jax.devices.streaming import place
@@ -28,6 +29,7 @@ from d4a_jax.ensemble import (
     TrainingImages,
     everything,
 )
+from d4a_jax.flips import refuse_flips, without_flips
 from d4a_jax.networks import create_network
 from d4a_jax.training import Normalization
 
@@ -106,8 +108,8 @@ class Judge:
 def evaluate(
     distilled: DistilledDataset,
     dataset: Dataset,
-    networks: Sequence[str] = ("convnet",),
-    config: EvaluationConfig = EvaluationConfig(),
+    networks: Sequence[str] | None = None,
+    config: EvaluationConfig | None = None,
     runtime: RuntimeConfig = RuntimeConfig(),
     seed: int = 0,
     progress: ProgressHook | None = None,
@@ -117,8 +119,10 @@ def evaluate(
     Args:
       distilled: what was distilled from `dataset`.
       dataset: the real data; only its test split is used.
-      networks: specifications as `networks.create_network` takes them.
-      config: the recipe and the number of repeats; its `network` is not used.
+      networks: specifications as `networks.create_network` takes them; by default the
+        network of the set's protocol.
+      config: the recipe and the number of repeats; by default the set's protocol, see
+        `protocol_of`. Its `network` is not used.
       runtime: layout on the hardware.
       seed: of initializations, batches and augmentation.
       progress: called with (steps done, total steps, figures).
@@ -127,9 +131,15 @@ def evaluate(
       One evaluation per network.
 
     Raises:
+      ArtifactError: if the classes do not have the same names.
+      ConfigError: if `config` flips images that change their meaning.
       ValueError: if the sets do not belong together or a network is unknown.
     """
     _check_match(distilled, dataset)
+    distilled = with_class_order(distilled, dataset)
+    networks = networks or [network_of(distilled)]
+    config = config or protocol_of(distilled, dataset)
+    refuse_flips(dataset, "evaluation.augmentation", config.augmentation)
     kinds = [_network(spec, dataset, runtime) for spec in networks]
     layout = make_layout(runtime.devices, runtime.class_chunk)
     judge = Judge(dataset, layout, runtime.image_memory_gb)
@@ -154,6 +164,25 @@ def evaluate(
         )
         results.append(judge.test(ensemble, variables, config.repeats, steps))
     return results
+
+
+def protocol_of(distilled: DistilledDataset, dataset: Dataset) -> EvaluationConfig:
+    """The protocol that a set names, or IDC's; without flips where the data forbid them.
+
+    Args:
+      distilled: the set; `metadata["protocol"]` holds what differs from the defaults.
+      dataset: the data it is tested on.
+    """
+    named = {"evaluation": distilled.metadata.get("protocol", {})}
+    config = from_dict(named)
+    return (config if dataset.flip else without_flips(config)).evaluation
+
+
+def network_of(distilled: DistilledDataset) -> str:
+    """The network that a set is to be tested on: its protocol's, or the one it matches."""
+    metadata = distilled.metadata
+    own = metadata.get("config", {}).get("network", "convnet")
+    return metadata.get("protocol", {}).get("network") or own
 
 
 def training_images(distilled: DistilledDataset) -> TrainingImages:

@@ -1,14 +1,14 @@
 """The real set on the devices, class by class, and the part of it that is matched."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from d4a_jax import rng
-from d4a_jax.devices.parallel import Layout, spread
-from d4a_jax.devices.streaming import Images, place, take
+from d4a_jax.devices.parallel import Layout, map_items, spread
+from d4a_jax.devices.streaming import HostImages, Images, owned_rows, place, take
 
 
 class ClassIndex(NamedTuple):
@@ -65,6 +65,35 @@ class Pool(NamedTuple):
     counts: jax.Array
 
 
+class ClassRows(NamedTuple):
+    """Real images that every class draws for itself.
+
+    Attributes:
+      positions: int32 `[C, b]`, within the class.
+    """
+
+    positions: jax.Array
+
+
+class SetRows(NamedTuple):
+    """Real images drawn from the whole set.
+
+    Attributes:
+      groups: int32 `[k]`, the class of each; -1 where no image is wanted.
+      positions: int32 `[k]`, within the class.
+    """
+
+    groups: jax.Array
+    positions: jax.Array
+
+
+class LabelledImages(NamedTuple):
+    """The images of `SetRows`: uint8 `[k, h, w, c]` and int32 `[k]`."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
 def index_classes(labels: np.ndarray, num_classes: int) -> ClassIndex:
     """Groups the rows of a data set by class, keeping their order.
 
@@ -119,25 +148,67 @@ def _padded(counts, layout):
     return np.pad(counts, (0, layout.padded(len(counts)) - len(counts)))
 
 
-def draw_images(
-    key: jax.Array, data: RealData, pool: Pool, size: int
-) -> tuple[jax.Array, jax.Array]:
-    """Draws images uniformly from the pool over all classes, without replacement.
+def everything(data: RealData) -> Pool:
+    """The pool of all real images."""
+    classes, capacity = data.images.shape[:2]
+    positions = jnp.broadcast_to(jnp.arange(capacity), (classes, capacity))
+    return Pool(positions, data.counts)
 
-    Returns:
-      Images uint8 `[size, h, w, c]` and labels int32 `[size]`.
+
+def draw_rows(key: jax.Array, pool: Pool, size: int) -> SetRows:
+    """Draws `size` images uniformly from a pool over all classes, without replacement.
+
+    Where there are fewer, all are taken and repeated in turn.
     """
-    groups, positions = draw_positions(key, pool, size)
-    return take(data.images, groups, positions), data.labels[groups]
-
-
-def draw_positions(
-    key: jax.Array, pool: Pool, size: int
-) -> tuple[jax.Array, jax.Array]:
-    """What `draw_images` draws: int32 `[size]` groups and positions within them."""
     classes, capacity = pool.positions.shape
     ends = jnp.cumsum(pool.counts)
     ranks = rng.sample_without_replacement(key, ends[-1], classes * capacity, size)
     groups = jnp.searchsorted(ends, ranks, side="right")
     within = ranks - (ends - pool.counts)[groups]
-    return groups, pool.positions[groups, within]
+    return SetRows(groups, pool.positions[groups, within])
+
+
+def draw_images(
+    key: jax.Array, data: RealData, pool: Pool, size: int
+) -> LabelledImages:
+    """The images of `draw_rows`."""
+    groups, positions = draw_rows(key, pool, size)
+    return LabelledImages(take(data.images, groups, positions), data.labels[groups])
+
+
+def _is_rows(node):
+    return isinstance(node, (ClassRows, SetRows))
+
+
+def read_rows(layout: Layout, data: RealData, rows: Any) -> Any:
+    """Gathers the images that a step draws.
+
+    Args:
+      layout: the devices over which the data are spread.
+      data: the real images.
+      rows: tree of `ClassRows` and `SetRows`.
+
+    Returns:
+      The tree with uint8 `[C, b, h, w, c]` for each `ClassRows`, and `LabelledImages`
+      for each `SetRows`.
+    """
+
+    def read(node):
+        if isinstance(node, SetRows):
+            images = take(data.images, *node)
+            return LabelledImages(images, data.labels[node.groups])
+        of_class = lambda _, items, index: items[0][index, items[1][index]]
+        return map_items(layout, of_class, (), (data.images, node.positions))
+
+    return jax.tree.map(read, rows, is_leaf=_is_rows)
+
+
+def host_rows(data: RealData, rows: Any) -> Any:
+    """The rows on the host `[..., k]` that `read_rows` reads of `HostImages`."""
+
+    def of(node):
+        if isinstance(node, SetRows):
+            return owned_rows(data.images, *node)
+        return jnp.take_along_axis(data.images.rows, node.positions, axis=1)
+
+    return jax.tree.map(of, rows, is_leaf=_is_rows)

@@ -9,7 +9,7 @@ of epoch e, and a student is trained towards softmax(logits / T) by
 
 They are something else than labels that are learned with the images, which have
 neither crops nor a teacher (`DistilledDataset.label_logits`, see
-`surrogates.label_learning`).
+`methods.label_learning`).
 
 The labels are part of the storage, `DistilledDataset.label_bytes`, and are larger than
 the images where there are many epochs: 2 C + 8 bytes for each epoch and image.
@@ -23,6 +23,7 @@ import numpy as np
 
 from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
+from d4a_jax.artifact.provenance import with_class_order
 from d4a_jax.augment.crops import cut_crops, draw_crops
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset
@@ -36,7 +37,7 @@ def with_soft_labels(
     distilled: DistilledDataset,
     dataset: Dataset,
     epochs: int,
-    config: Config = Config(),
+    config: Config | None = None,
     seed: int = 0,
     temperature: float = TEMPERATURE,
 ) -> DistilledDataset:
@@ -47,7 +48,8 @@ def with_soft_labels(
       dataset: the real data, on which the teacher is trained.
       epochs: how many epochs of crops and labels to store, at least 1. Longer trainings
         begin again with the first one.
-      config: of the teacher; see `baselines.train_on_real_data`.
+      config: of the teacher, see `baselines.train_on_real_data`; by default
+        `default_config` of the data.
       seed: of the teacher and of the crops.
       temperature: T, recorded for those who train on the set; above 0.
 
@@ -59,6 +61,7 @@ def with_soft_labels(
             f"epochs is {epochs} and temperature is {temperature}; they must be at "
             "least 1 and above 0."
         )
+    distilled = with_class_order(distilled, dataset)
     ensemble, variables = train_on_real_data(dataset, config, seed)
     images, labels = distilled.formed()
     count, height, width, _ = images.shape

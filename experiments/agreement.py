@@ -72,7 +72,7 @@ def agreement(
     )
     session.model.double()
     theirs = versus.official_match(session, real, new)
-    ours = match_class(spec, config.matching, variables, 0, real, new, "float64")
+    ours = match_class(spec, config.method, variables, 0, real, new, "float64")
     errors = (np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(ours, theirs))
     return Agreement(distance, *map(float, errors))
 

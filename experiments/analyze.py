@@ -40,6 +40,7 @@ from d4a_jax.artifact import load_distilled  # noqa: E402
 from d4a_jax.config import Config, ConfigError, from_dict  # noqa: E402
 from d4a_jax.data import Dataset, data_directory, load_dataset  # noqa: E402
 from d4a_jax.difficulty import Difficulty, load_or_cross_fit  # noqa: E402
+from d4a_jax.flips import without_flips  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.metrics import progress_hook  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
@@ -79,7 +80,9 @@ _JUDGES = flags.DEFINE_integer(
 )
 _JUDGE_EPOCHS = flags.DEFINE_integer("difficulty_epochs", None, "Their epochs.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of networks and random images.", 0)
-_DATA = flags.DEFINE_string("data", None, "Data set; by default the first set's.")
+_DATA = flags.DEFINE_string(
+    "data", None, "A name, a folder or an .npz file; by default the first set's data."
+)
 _SIZE = flags.DEFINE_integer("size", None, "Side of its images.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data are cached.")
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Where archives are.")
@@ -125,10 +128,11 @@ def first_config(path: str | Path) -> Config:
         "manual_dir": _MANUAL_DIR.value or recorded.get("manual_dir"),
         "path": _PATH.value or recorded.get("path"),
     }
-    asked = {"name": _DATA.value, "size": _SIZE.value}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = cli.named_data(_DATA.value)
+    if _SIZE.value is not None:
+        asked["size"] = _SIZE.value
     metadata = load_distilled(methods.distilled_directory(path)).metadata
-    values = cli.artifact_values(metadata, **paths, **asked)
+    values = cli.artifact_values(metadata, **(paths | asked))
     if "config" not in metadata and _NETWORK.value:
         values["network"] = _NETWORK.value
     judges = {"networks": _JUDGES.value, "epochs": _JUDGE_EPOCHS.value}
@@ -260,6 +264,7 @@ def _prepare(output):
         artifacts = find_artifacts(_ARTIFACTS.value, _LABELS.value or [])
         config = first_config(artifacts[0][1])
         dataset = load_dataset(**dataclasses.asdict(config.data))
+        config = config if dataset.flip else without_flips(config)
         found = [methods.load_method(*artifact, dataset) for artifact in artifacts]
         network = _NETWORK.value or config.evaluation.network or config.network
         examiner = make_examiner(config, dataset, network, output)

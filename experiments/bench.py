@@ -35,8 +35,8 @@ from absl import app, flags  # noqa: E402
 
 from d4a_jax.config import Config, ConfigError  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
+from d4a_jax.storage.environment import environment  # noqa: E402
 from d4a_jax.storage.fileio import write_json_atomic  # noqa: E402
-from d4a_jax.storage.workdir import environment  # noqa: E402
 from experiments import cli  # noqa: E402
 from experiments.benchmark import cases, measure, official, table, versus  # noqa: E402
 from experiments.benchmark.ceilings import Ceilings  # noqa: E402

@@ -4,8 +4,8 @@ FLOPs are those of convolutions and matrix products as the programs are written 
 `benchmark.flops`), so they do not depend on the machine. Counted is everything that a
 method needs to make its images: matching steps with the networks trained between them,
 the networks that filter and their pass over the real set, and the cross-fitted networks
-of the noise guard, although these serve every later run on the same data. The final
-test is the same for every method and is not counted.
+of difficulty and the experts of trajectories, although these serve every later run on
+the same data. The final test is the same for every method and is not counted.
 
 `d4a_jax/cost.py` counts image passes instead, from the configuration alone, and without
 the networks that filter, measure difficulty or are trained ahead. A pass through one
@@ -25,12 +25,14 @@ import optax
 
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset
+from d4a_jax.distillation.range_test import RATES, trial_steps
 from d4a_jax.distillation.run import Run, prepare
+from d4a_jax.methods import Task
 from d4a_jax.networks import Network, create_network
 from d4a_jax.real_data import Pool, RealData
 from d4a_jax.storage.journal import Journal
-from d4a_jax.surrogates import Task
 from d4a_jax.training import steps_per_epoch
+from d4a_jax.trajectories.judgement import JUDGES
 from experiments.benchmark import flops
 
 
@@ -42,17 +44,19 @@ class Budget(NamedTuple):
       matching: FLOPs of these, with the training of networks between them.
       filtering: FLOPs of training and asking the filter's networks.
       difficulty: FLOPs of the cross-fitted networks, where they are needed.
+      experts: FLOPs of training and asking the experts, where they are needed.
     """
 
     steps: int
     matching: int
     filtering: int = 0
     difficulty: int = 0
+    experts: int = 0
 
     @property
     def total(self) -> int:
         """FLOPs in all."""
-        return self.matching + self.filtering + self.difficulty
+        return self.matching + self.filtering + self.difficulty + self.experts
 
 
 class _PerImage(NamedTuple):
@@ -67,11 +71,10 @@ def count(config: Config, dataset: Dataset) -> Budget:
     runtime = dataclasses.replace(config.runtime, devices=1)
     config = dataclasses.replace(config, runtime=runtime)
     steps = config.steps_per_segment * len(config.segment_sizes)
-    matching = config.steps_per_segment * _all_segments(config, dataset)
-    matching += _pretraining(config, dataset)
-    return Budget(
-        steps, matching, _filtering(config, dataset), _difficulty(config, dataset)
-    )
+    matching = _matching(config, dataset) + _pretraining(config, dataset)
+    matching += _on_stages(config, dataset)
+    parts = (_filtering, _difficulty, _experts)
+    return Budget(steps, matching, *(part(config, dataset) for part in parts))
 
 
 def with_flops(config: Config, dataset: Dataset, total: int) -> Config:
@@ -96,29 +99,45 @@ def with_flops(config: Config, dataset: Dataset, total: int) -> Config:
     return dataclasses.replace(config, matching=matching)
 
 
-def _all_segments(config, dataset):
-    """FLOPs of one matching step in every segment."""
-    training = dataclasses.replace(config.network_training, pretrain_epochs=0)
-    run = prepare(
-        dataclasses.replace(config, network_training=training),
-        dataset,
-        Journal(None),
-        None,
-    )
+def _matching(config, dataset):
+    """FLOPs of all matching steps, and of the trials of a range test for their rate."""
+    run = _run(config, dataset)
     found = {}
     for stage, size in enumerate(config.segment_sizes):
         if (size, stage > 0) not in found:
             found[size, stage > 0] = _step(run, size, stage > 0)
-    return sum(found[size, k > 0] for k, size in enumerate(config.segment_sizes))
+    steps = sum(found[size, k > 0] for k, size in enumerate(config.segment_sizes))
+    work = config.steps_per_segment * steps
+    if config.matching.learning_rate is None:
+        trials = len(RATES) * sum(trial_steps(config))
+        work += trials * found[config.segment_sizes[0], False]
+    return work
+
+
+def _run(config, dataset) -> Run:
+    """A run whose programs hold what every step does, at any learning rate."""
+    training = dataclasses.replace(
+        config.network_training, pretrain_epochs=0, stage_epochs=0
+    )
+    rate = config.matching.learning_rate or 1.0
+    config = dataclasses.replace(
+        config,
+        matching=dataclasses.replace(config.matching, learning_rate=rate),
+        network_training=training,
+    )
+    return prepare(config, dataset, Journal(None), None)
 
 
 def _step(run: Run, size: int, has_previous: bool) -> int:
     """FLOPs of one matching step on all classes."""
-    init, advance = run.programs(size, has_previous)
-    task = _task(run)
+    init, advance = run.unfed_programs(size, has_previous)
+    method, task = run.method(has_previous), _task(run)
     segment = jax.eval_shape(init, run.key, task)
+    fed = method.fed(1, task) if method.fed else None
     # Step 1: not that in which a fresh network is made.
-    traced = advance.trace(run.key, jnp.int32(1), steps=1, state=segment, task=task)
+    traced = advance.trace(
+        run.key, jnp.int32(1), steps=1, state=segment, task=task, fed=fed
+    )
     return flops.count(traced.jaxpr).flops
 
 
@@ -129,11 +148,16 @@ def _task(run):
     sizes, shape = run.config.segment_sizes, run.dataset.image_shape
     places = max(1, sum(sizes) - sizes[-1])
     per_class = array((classes,), jnp.int32)
+    labels = None
+    if run.config.method.learns_labels:
+        tiles = run.config.synthetic.factor**2
+        labels = array((classes, places, tiles, classes), jnp.float16)
     return Task(
         RealData(array((classes, most, *shape), jnp.uint8), per_class, per_class),
         Pool(array((classes, most), jnp.int32), per_class),
         array((classes, places, *shape), jnp.uint8),
         array((), jnp.int32),
+        previous_labels=labels,
     )
 
 
@@ -143,6 +167,21 @@ def _pretraining(config, dataset):
         return 0
     networks = config.matching.outer_iterations * len(config.segment_sizes)
     return networks * images * _per_image(config.network, config, dataset).training
+
+
+def _on_stages(config, dataset):
+    """Training of fresh networks on the unions of earlier segments (PDD)."""
+    training, per_image = config.network_training, config.synthetic.factor**2
+    if not training.stage_epochs:
+        return 0
+    steps = 0
+    for stage in range(1, len(config.segment_sizes)):
+        for per_class in np.cumsum(config.segment_sizes[:stage]):
+            formed = int(per_class) * per_image * dataset.num_classes
+            steps += steps_per_epoch(formed, training.batch_size)
+    epochs = training.stage_epochs * config.matching.outer_iterations
+    cost = _per_image(config.network, config, dataset).training
+    return epochs * steps * training.batch_size * cost
 
 
 def _filtering(config, dataset):
@@ -163,7 +202,8 @@ def _filtering(config, dataset):
 
 def _difficulty(config, dataset):
     needed = config.filter.guard or config.filter.keep_easiest < 1.0
-    if not (needed and config.filter.enabled and len(config.segment_sizes) > 1):
+    needed &= config.filter.enabled and len(config.segment_sizes) > 1
+    if not (needed or config.synthetic.init == "window"):
         return 0
     settings, batch = config.difficulty, config.evaluation.batch_size
     count, tests = len(dataset.train_labels), len(dataset.test_labels)
@@ -173,6 +213,31 @@ def _difficulty(config, dataset):
     cost = _per_image(config.network, config, dataset)
     looks = min(settings.checkpoints, steps) * (count + tests) * cost.forward
     return settings.folds * settings.networks * (steps * batch * cost.training + looks)
+
+
+def _experts(config, dataset):
+    """Training, the first ones' opinion of the real images, and all ones' labels."""
+    if not config.uses_experts:
+        return 0
+    settings, count = config.experts, len(dataset.train_labels)
+    cost = _per_image(config.network, config, dataset)
+    per_epoch = steps_per_epoch(count, settings.batch_size) * settings.batch_size
+    work = settings.count * settings.epochs * per_epoch * cost.training
+    if _asks_for_a_judgement(config):
+        judges = min(settings.count, JUDGES)
+        work += judges * (1 + settings.epochs) * count * cost.forward
+    if config.method.learns_labels:
+        synthetic = config.synthetic
+        formed = synthetic.images_per_class * synthetic.factor**2 * dataset.num_classes
+        work += settings.count * formed * cost.forward
+    return work
+
+
+def _asks_for_a_judgement(config):
+    """Whether the experts say when they learn each real image."""
+    follows = config.method.follows_filter and config.filter.enabled
+    is_filtered = follows and len(config.segment_sizes) > 1
+    return config.synthetic.init == "correct" or is_filtered
 
 
 def _per_image(spec: str, config: Config, dataset: Dataset) -> _PerImage:

@@ -17,6 +17,7 @@ import jax
 from absl import app, flags
 
 from d4a_jax.artifact import ArtifactError
+from d4a_jax.artifact.provenance import data_source
 from d4a_jax.config import ConfigError
 from d4a_jax.data import DatasetError
 from d4a_jax.devices.processes import DisagreementError
@@ -168,16 +169,44 @@ class StopSignal:
 
 
 def artifact_values(metadata: Mapping[str, Any], **data: Any) -> dict[str, Any]:
-    """What a distilled set says of its configuration, for `from_dict`.
+    """The configuration that a distilled set names, for `from_dict`.
 
     Args:
       metadata: of the set, which may come from elsewhere and say little.
       **data: values of the section `data` that replace those of the set.
+
+    Raises:
+      ConfigError: nobody knows where the data of the set are.
     """
     values = dict(metadata.get("config", {}))
-    own = {"name": metadata.get("dataset"), **values.get("data", {})}
+    own = data_source(metadata)
+    if own is None and "name" not in data:
+        name = metadata.get("dataset")
+        raise ConfigError(
+            [
+                "The data of this set"
+                + (f", {name!r}," if name else "")
+                + " cannot be found by a name: they were given as arrays. Say where "
+                "they are by --data, a data set's name, a folder or an .npz file."
+            ]
+        )
     protocol = dict(metadata.get("protocol", {}))
-    return values | {"data": own | data, "evaluation": protocol}
+    return values | {"data": (own or {}) | data, "evaluation": protocol}
+
+
+def named_data(data: str | None) -> dict[str, Any]:
+    """The values of the section `data` that `--data` stands for.
+
+    Args:
+      data: a data set's name, the path of a folder or of an .npz file, or None.
+    """
+    if data is None:
+        return {}
+    is_file = Path(data).is_file() or data.endswith(".npz")
+    if is_file or Path(data).is_dir():
+        kind = "arrays" if is_file else "image_folder"
+        return {"name": kind, "path": data, "size": None, "classes": None}
+    return {"name": data, "size": None, "classes": None}
 
 
 def recorded_data(workdir: str | Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ if str(ROOT) not in sys.path:
 from d4a_jax.config import ConfigError, from_dict  # noqa: E402
 from d4a_jax.cost import total_passes  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
+from d4a_jax.flips import without_flip  # noqa: E402
 from d4a_jax.distillation import Interrupted  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
@@ -152,11 +153,10 @@ def row_of(comparison: Comparison, cell: Cell, dataset: Dataset) -> dict:
 def _without_flip(values: dict) -> dict:
     defaults = from_dict({}).to_dict()
     changes: dict[str, Any] = {}
-    for section in ("matching", "trajectory", "network_training", "evaluation"):
+    for section in ("matching", "experts", "network_training", "evaluation"):
         old = values.get(section, {}).get("augmentation")
-        parts = (old or defaults[section]["augmentation"]).split("_")
-        kept = "_".join(part for part in parts if part != "flip")
-        changes[section] = {"augmentation": kept or "none"}
+        strategy = without_flip(old or defaults[section]["augmentation"])
+        changes[section] = {"augmentation": strategy}
     return merged(values, changes)
 
 
@@ -165,8 +165,8 @@ def _on_budget(values: dict, passes: float, dataset: Dataset) -> dict:
 
     Of the outer ones, or of the inner ones where a segment has a single teacher.
     """
-    is_inversion = values["matching"]["surrogate"] == "inversion"
-    name = "inner_iterations" if is_inversion else "outer_iterations"
+    single = from_dict(values).method.single_network
+    name = "inner_iterations" if single else "outer_iterations"
     lasting = lambda count: merged(values, {"matching": {name: count}})
     once, twice = (
         total_passes(

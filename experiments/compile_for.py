@@ -92,9 +92,9 @@ def lowered(run: Run, config: Config, layout: Layout) -> jax.stages.Lowered:
     copied = functools.partial(_elsewhere, layout, None)
     spread = functools.partial(_elsewhere, layout, len(task.previous))
     state = segment._replace(
-        pixels=spread(segment.pixels),
+        params=spread(segment.params),
         opt_state=spread(segment.opt_state),
-        surrogate=copied(segment.surrogate),
+        method=copied(segment.method),
     )
     key, first = copied((key, jnp.int32(1)))
     return advance.lower(key, first, steps=1, state=state, task=spread(task))

@@ -2,6 +2,9 @@
 
     --config=FILE.py[:ARGUMENT] --config.x.y=VALUE ...
 
+`--config.method.name=NAME` puts the options of another method, at their defaults, in the
+place of the file's; `--config.method.OPTION` changes them.
+
 FILE is looked for as given, then beside this file, so that `configs/tin50.py` is found
 from the root of the repository as well. It defines `get_config(arg="")`, which returns
 a `ConfigDict`. VALUE is a Python literal; a string goes without quotes.
@@ -19,8 +22,10 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from d4a_jax.config import Config, ConfigError, from_dict
+from d4a_jax.config import Config, ConfigError, from_dict, renamed
+from d4a_jax.registry import UnknownName, nearest
 from experiments import cli
+from experiments.configs import base
 
 _HERE = Path(__file__).resolve().parent
 _DEFAULT = str(_HERE / "configs" / "digits.py")
@@ -133,6 +138,8 @@ def _take_config(argv):
 
 def _override(config, argv):
     """Applies `--config.x.y` in place; returns them and the other arguments."""
+    argv = [_renamed(argument) for argument in argv]
+    _choose_method(config, argv)
     known = dict(_leaves(config))
     unknown = [key for key in _override_names(argv) if key not in known]
     if unknown:
@@ -147,6 +154,32 @@ def _override(config, argv):
     except flags.IllegalFlagValueError as error:
         raise ConfigError([_wrong_value(error)]) from None
     return config_flags.get_override_values(values["config"]), rest
+
+
+def _renamed(argument):
+    """The argument with the present name of an option."""
+    match = re.match(r"(--?config\.)([^=]*)(?:=(.*))?$", argument, re.DOTALL)
+    if not match or renamed.new_name(match[2]) == match[2]:
+        return argument
+    value = match[3]
+    if match[2] == "matching.surrogate":
+        value = renamed.SURROGATES.get(value, value)
+    return f"{match[1]}{renamed.new_name(match[2])}" + (f"={value}" if value else "")
+
+
+def _choose_method(config, argv):
+    """Applies `--config.method.name`, which decides what other options there are."""
+    for place, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name.lstrip("-") != "config.method.name" or not name.startswith("-"):
+            continue
+        value = value if equals else "".join(argv[place + 1 : place + 2])
+        if value == config.method.name:
+            continue
+        try:
+            base.choose_method(config, value)
+        except UnknownName as error:
+            raise ConfigError([f"method.name: {error}"]) from None
 
 
 def _override_names(argv) -> Iterator[str]:
@@ -168,8 +201,7 @@ def _unknown(key, known):
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         return f"{key} is a section; its options are {', '.join(inside)}."
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    return f"{key} is not an option; the nearest one is {near!r}."
+    return f"{key} is not an option; the nearest one is {nearest(key, known)!r}."
 
 
 def _wrong_value(error):

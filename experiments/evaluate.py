@@ -18,14 +18,16 @@ if _ROOT not in sys.path:
 from absl import app, flags  # noqa: E402
 
 from d4a_jax.artifact import ArtifactError, DistilledDataset, load_distilled  # noqa: E402
+from d4a_jax.artifact.provenance import with_class_order  # noqa: E402
 from d4a_jax.config import Config, ConfigError, from_dict  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.evaluation import Evaluation, evaluate  # noqa: E402
+from d4a_jax.flips import without_flips  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.metrics import progress_hook  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
 from d4a_jax.storage import fileio  # noqa: E402
-from d4a_jax.storage.workdir import environment  # noqa: E402
+from d4a_jax.storage.environment import environment  # noqa: E402
 from experiments import cli  # noqa: E402
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory of a distilled set.")
@@ -39,6 +41,10 @@ _REPEATS = flags.DEFINE_integer("repeats", None, "Networks of each kind.")
 _EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of each training.")
 _MAX_STEPS = flags.DEFINE_integer("max_steps", None, "Most SGD steps of each training.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the trainings.")
+_DATA = flags.DEFINE_string(
+    "data", None, "The real data: a name, a folder or an .npz file; those of the set."
+)
+_SIZE = flags.DEFINE_integer("size", None, "Side to resize --data to.", 4)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data are kept.")
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder with archives.")
 _DATA_PATH = flags.DEFINE_string(
@@ -55,6 +61,8 @@ def run() -> None:
     distilled = _load_artifact()
     config = _config(distilled.metadata)
     dataset = _load_dataset(config, distilled.metadata)
+    distilled = with_class_order(distilled, dataset)
+    config = config if dataset.flip else without_flips(config)
     specs = _NETWORKS.value or [config.evaluation.network or config.network]
     _check_networks(specs, dataset)
     results = [_evaluate(distilled, dataset, spec, config) for spec in specs]
@@ -91,13 +99,18 @@ def _load_artifact() -> DistilledDataset:
 
 def _config(metadata) -> Config:
     """The configuration of the distilled set with the protocol that was asked for."""
-    values = cli.artifact_values(
-        metadata,
-        data_dir=_DATA_DIR.value,
-        manual_dir=_MANUAL_DIR.value,
-        path=_DATA_PATH.value,
-        download=_DOWNLOAD.value,
-    )
+    recorded = cli.recorded_data(Path(_ARTIFACT.value).absolute().parent)
+    data = {
+        "data_dir": _DATA_DIR.value or recorded.get("data_dir"),
+        "manual_dir": _MANUAL_DIR.value or recorded.get("manual_dir"),
+        "path": _DATA_PATH.value or (None if _DATA.value else recorded.get("path")),
+        "download": _DOWNLOAD.value,
+    } | cli.named_data(_DATA.value)
+    if _DATA.value and _DATA_PATH.value:
+        data["path"] = _DATA_PATH.value
+    if _SIZE.value:
+        data["size"] = _SIZE.value
+    values = cli.artifact_values(metadata, **data)
     asked = {
         "repeats": _REPEATS.value,
         "epochs": _EPOCHS.value,
@@ -111,10 +124,11 @@ def _config(metadata) -> Config:
 def _load_dataset(config: Config, metadata) -> Dataset:
     dataset = load_dataset(**dataclasses.asdict(config.data))
     if dataset.fingerprint != metadata.get("dataset_fingerprint", dataset.fingerprint):
+        reason = "" if _DATA.value else ": another version or another decoder"
         logger.warning(
-            "The images of %s differ from those that were distilled: another version "
-            "or another decoder.",
+            "The images of %s differ from those that were distilled%s.",
             dataset.name,
+            reason,
         )
     return dataset
 

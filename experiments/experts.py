@@ -3,9 +3,9 @@
     python experiments/experts.py --config=configs/cifar10_mtt.py
 
 A run would train them itself. They are kept below the data directory and shared by all
-runs on the same data with the same `network` and the same recipe in `trajectory`; the
+runs on the same data with the same `network` and the same recipe in `experts`; the
 same command goes on where it was stopped, trains damaged ones again and adds those that
-are missing after `--config.trajectory.experts` was raised.
+are missing after `--config.experts.count` was raised.
 """
 
 import dataclasses

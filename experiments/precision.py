@@ -59,7 +59,7 @@ def measure(dataset: Dataset, config: Config, steps: int, classes: int) -> list[
     variables = _variables(dataset, config, steps)
     rows = []
     for distance in DISTANCES:
-        settings = dataclasses.replace(config.matching, distance=distance)
+        settings = dataclasses.replace(config.method, distance=distance)
         found = {dtype: [] for dtype in DTYPES}
         for label in range(min(classes, dataset.num_classes)):
             given = (config.network, settings, variables, label)

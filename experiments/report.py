@@ -32,6 +32,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Directory to write; that of the r
 _ANALYSIS = flags.DEFINE_string("analysis", None, "Output of analyze.py, or its file.")
 _IMAGES = flags.DEFINE_integer("images", 10, "Most images of a kind in a group.", 1)
 _CLASSES = flags.DEFINE_integer("classes", 20, "Most classes in the gallery.", 1)
+_DATA = flags.DEFINE_string(
+    "data", None, "The real data: a name, a folder or an .npz file; those of the run."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data are cached.")
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Where archives are.")
 _PATH = flags.DEFINE_string("path", None, "Where own data are.")
@@ -47,7 +50,8 @@ def find_data(workdir: Path) -> Dataset | None:
         "path": _PATH.value or recorded.get("path"),
     }
     try:
-        config = from_dict(cli.artifact_values(metadata, **paths, download=False))
+        asked = paths | {"download": False} | cli.named_data(_DATA.value)
+        config = from_dict(cli.artifact_values(metadata, **asked))
         dataset = load_dataset(**dataclasses.asdict(config.data))
     except (ConfigError, DatasetError, OSError) as error:
         logger.info("The page will show no real images: %s", error)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 
 from d4a_jax.artifact import DistilledDataset, load_distilled, save_distilled
-from d4a_jax.config import Config, ConfigError, differences, from_dict
+from d4a_jax.config import Config, ConfigError, from_dict
 from d4a_jax.cost import total_passes
 from d4a_jax.data import Dataset
 from d4a_jax.distillation import DivergenceError, distill
@@ -33,7 +33,8 @@ from d4a_jax.networks import create_network
 from d4a_jax.selection.baselines import SELECTIONS, select_images
 from d4a_jax.selection.patches import realistic_patches
 from d4a_jax.soft_labels import with_soft_labels
-from d4a_jax.storage import fileio
+from d4a_jax.storage import fileio, identity
+from d4a_jax.storage.entries import data_identity
 from experiments.stopping import Clock, StopCheck
 
 # What a row has beside the sections of a configuration.
@@ -124,17 +125,19 @@ def run_row(
       `soft_label_epochs`, `tests` (accuracies of every network in [0, 1]), `prefixes`
       (images per class and accuracies of each, the whole set last), what the filter
       `kept` and what was `learned` and `forgotten`, `matching_steps`, `passes`,
-      `stored_bytes`, `minutes`, `hardware`, `dataset_fingerprint`, the further figures;
-      `failed`, a sentence, instead of results if the matching loss diverged.
+      `stored_bytes`, `minutes`, `hardware`, `dataset_fingerprint` and the statistics
+      that `normalization` takes, the further figures; `failed`, a sentence, instead of
+      results if the matching loss diverged.
 
     Raises:
-      ConfigError: the directory holds another row.
+      ConfigError: the directory holds another row, or one of other data.
       WorkdirBusyError: another process works on it.
       Interrupted: if `should_stop` said so.
     """
     done = workdir / "row.json"
     with fileio.WorkdirLock(workdir):
         if is_new := not done.exists():
+            identity.claim(workdir, row.config, dataset, baseline=row.baseline)
             record = _make(row, workdir, dataset, should_stop) | figures()
         else:
             record = _finished(row, workdir, dataset)
@@ -147,23 +150,35 @@ def run_row(
 
 
 def _finished(row: Row, workdir: Path, dataset: Dataset) -> dict:
-    record = json.loads((workdir / "row.json").read_bytes())
-    record = _completed(record, row, dataset)
-    found, wanted = (
-        {key: values[key] for key in ROW_KEYS} | values["config"]
-        for values in (record, row._asdict() | {"config": row.config.identity()})
-    )
-    if changed := differences(found, wanted):
+    source = workdir / "row.json"
+    record = _completed(json.loads(source.read_bytes()), source, row, dataset)
+    found = record["config"] | {key: record[key] for key in ROW_KEYS}
+    found["dataset"] = _data_of(record, workdir)
+    wanted = identity.run_identity(row.config, dataset)
+    wanted |= {key: row._asdict()[key] for key in ROW_KEYS}
+    if changed := identity.differing(found, wanted):
         raise ConfigError(
             [
                 f"{workdir} holds a row that differs in {', '.join(changed)}; choose "
-                "another --workdir or remove it."
+                "another --workdir or remove it.",
+                *identity.both_values(found, wanted, changed),
             ]
         )
     return record
 
 
-def _completed(record: dict, row: Row, dataset: Dataset) -> dict:
+def _data_of(record: dict, workdir: Path) -> dict:
+    """What is known of the data of a row; older ones say it of their set alone."""
+    if "dataset_fingerprint" in record:
+        fingerprint = {"fingerprint": record["dataset_fingerprint"]}
+        return fingerprint | record.get("normalization", {})
+    for name in ("distilled", "stored"):
+        if found := identity.set_identity(workdir / name, {}):
+            return found["dataset"]
+    return {}
+
+
+def _completed(record: dict, source: Path, row: Row, dataset: Dataset) -> dict:
     """A row with what those of older versions lack; nowhere else are these known.
 
     Options of the configuration that have come since have their defaults. Comparisons
@@ -173,7 +188,7 @@ def _completed(record: dict, row: Row, dataset: Dataset) -> dict:
     """
     config = dict(record["config"])
     apart = {key: config.pop(key, None) for key in ROW_KEYS}
-    config = merged(Config().identity(), config)
+    config = identity.config_identity(config, source)
     lacking = {"learned": [], "cost": None, "hardware": "unknown hardware"}
     record = apart | lacking | record | {"config": config}
     if "failed" in record or "tests" in record:
@@ -185,11 +200,13 @@ def _completed(record: dict, row: Row, dataset: Dataset) -> dict:
 def _make(row: Row, workdir: Path, dataset: Dataset, should_stop: StopCheck) -> dict:
     """The distilled or selected set of a row, saved, and its figures."""
     clock = Clock(workdir / "clock.json", should_stop)
+    data = data_identity(dataset)
     record = {
         "config": row.config.identity(),
         "baseline": row.baseline,
         "soft_label_epochs": row.soft_label_epochs,
-        "dataset_fingerprint": dataset.fingerprint,
+        "dataset_fingerprint": data.pop("fingerprint"),
+        "normalization": data,
         "hardware": _hardware(),
     }
     try:

@@ -92,12 +92,12 @@ def run(
 
 def plan(config: Config, dataset: Dataset, workdir: Path) -> str:
     """What will be done, in a few lines."""
-    synthetic, matching = config.synthetic, config.matching
+    synthetic = config.synthetic
     sizes, classes = config.segment_sizes, dataset.num_classes
     shape = " x ".join(map(str, dataset.image_shape))
-    objective = matching.surrogate
-    if objective != "trajectory":
-        objective += f" by {matching.distance}"
+    objective = config.method_name.replace("_", " ")
+    if distance := getattr(config.method, "distance", None):
+        objective += f" by {distance}"
     selected = "the filter" if config.filter.enabled else "no filter"
     selected += " with the noise guard" if config.filter.guard else ""
     devices = _devices(config)

@@ -32,8 +32,8 @@ import jax  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 from d4a_jax.config import ConfigError  # noqa: E402
+from d4a_jax.storage.environment import environment  # noqa: E402
 from d4a_jax.storage.fileio import write_json_atomic  # noqa: E402
-from d4a_jax.storage.workdir import environment  # noqa: E402
 from experiments import cli  # noqa: E402
 from experiments.benchmark import curves  # noqa: E402
 from experiments.benchmark.table import duration  # noqa: E402

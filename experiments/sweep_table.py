@@ -15,13 +15,14 @@ _TERA = 1e12
 
 def plan(costs: Mapping[str, Budget | None]) -> str:
     """What rows will cost, as Markdown."""
-    header = ["row", "matching steps", "TFLOPs", "matching", "filter", "difficulty"]
+    header = ["row", "matching steps", "TFLOPs", "matching", "filter", "difficulty",
+              "experts"]  # fmt: skip
     lines = []
     for name, cost in costs.items():
         if cost is None:
-            lines.append([name, *["–"] * 5])
+            lines.append([name, *["–"] * 6])
             continue
-        parts = (cost.total, cost.matching, cost.filtering, cost.difficulty)
+        parts = (cost.total, *cost[1:])
         figures = [f"{part / _TERA:.3g}" for part in parts]
         lines.append([name, f"{cost.steps:,}", *figures])
     return cli.markdown_table(header, lines)

@@ -68,7 +68,7 @@ def program(method: Gradient, network: Network, config: Config) -> Callable:
             )
             return jnp.mean(losses)
 
-        size = jnp.float32(config.trajectory.step_size)
+        size = jnp.float32(config.method.step_size)
         return method(step_loss, start, target, size, images, rows)
 
     return jax.jit(gradient)
@@ -80,7 +80,7 @@ def arguments(network: Network, config: Config, steps: int, side: int):
     start, target = (network.init(key)["params"] for key in keys[:2])
     count = network.num_classes * config.synthetic.images_per_class
     images = jax.random.normal(keys[2], (count, side, side, 3))
-    size = min(config.trajectory.batch_syn or count, count)
+    size = min(config.method.batch_syn or count, count)
     rows = jnp.arange(steps * size).reshape(steps, size) % count
     return start, target, images, jnp.arange(count) % network.num_classes, rows
 

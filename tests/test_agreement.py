@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from d4a_jax.config import MatchingConfig
+from d4a_jax.methods import GradientMatching
 from d4a_jax.networks import create_network
 from experiments import cli
 from experiments.benchmark import official
@@ -48,7 +48,7 @@ def test_gradient_of_one_class_is_that_of_its_loss(variables):
     draw = np.random.default_rng(1)
     real, new, step = (draw.normal(size=(n, *SHAPE)) for n in (4, 2, 2))
     loss_of = lambda images: match_class(
-        *(SPEC, MatchingConfig(), variables, 1, real, images, "float64")
+        *(SPEC, GradientMatching(), variables, 1, real, images, "float64")
     )
     _, gradient = loss_of(new)
     ahead, behind = (loss_of(new + sign * 1e-5 * step)[0] for sign in (1, -1))

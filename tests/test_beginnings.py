@@ -11,6 +11,7 @@ from d4a_jax.config import SyntheticConfig, from_dict
 from d4a_jax.devices.parallel import make_layout, spread
 from d4a_jax.distillation import distill, segments
 from d4a_jax.distillation.segments import initial_pixels, pixel_learning_rate
+from d4a_jax.methods import Task
 from d4a_jax.real_data import RealData, spread_pool
 from d4a_jax.selection.baselines import random_images
 from d4a_jax.selection.beginnings import (
@@ -19,7 +20,6 @@ from d4a_jax.selection.beginnings import (
     difficulty_window,
     frozen_images,
 )
-from d4a_jax.surrogates import Task
 
 KEPT = np.array([[True, True, False, True, True], [True, False, True, False, False]])
 

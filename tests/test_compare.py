@@ -51,7 +51,7 @@ def test_method_goes_before_data_set_and_data_set_before_configuration():
     config = from_dict(row_of(TINY, DM, BLOBS))
     assert config.matching.learning_rate == 0.5  # the method's
     assert config.matching.batch_real == 4  # the data set's
-    assert config.matching.surrogate == "distribution"  # the configuration's
+    assert config.method_name == "distribution_matching"  # the configuration's
     assert config.synthetic.images_per_class == 2
     assert config.network == "convnet:width=4"
 
@@ -181,7 +181,7 @@ def as_older(directory):
     for key in ("learned", "hardware", "dataset_fingerprint"):
         del row[key]
     row["config"] |= {key: row.pop(key) for key in rows.ROW_KEYS}
-    del row["config"]["trajectory"], row["config"]["filter"]["guard"]
+    del row["config"]["experts"], row["config"]["filter"]["guard"]
     (directory / "row.json").write_text(json.dumps(row))
     (directory / "distilled").rename(directory / "stored")
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
@@ -255,13 +255,13 @@ def test_a_diverged_row_is_recorded_once(tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
-def test_every_surrogate_of_the_comparisons_gets_a_row(tmp_path, monkeypatch):
+def test_every_method_of_the_comparisons_gets_a_row(tmp_path, monkeypatch):
     """Trajectories and inversions are counted by other rules than matched classes."""
     made = {}
 
     def distill(dataset, config, workdir, should_stop):
         size = config.synthetic.images_per_class
-        made[config.matching.surrogate] = config
+        made[config.method_name] = config
         images = random_images(dataset, size, config.synthetic.factor, config.seed)
         images.metadata["history"] = []
         save_distilled(workdir / "distilled", images)
@@ -271,7 +271,7 @@ def test_every_surrogate_of_the_comparisons_gets_a_row(tmp_path, monkeypatch):
     methods = {name: {"config": f"cifar10_{name}"} for name in ("mtt", "sre2l", "cafe")}
     one = TINY._replace(methods=methods, networks=TINY.networks[:1], passes=None)
     text = compare.compare(one, tmp_path, [0], list(methods), load_blobs)
-    assert {"trajectory", "inversion", "cafe"} == set(made)
+    assert {"trajectory_matching", "inversion", "cafe"} == set(made)
     assert all(f"| {name} " in text for name in methods)
 
 

@@ -14,6 +14,7 @@ from d4a_jax import config as configs
 from d4a_jax.config import Config, ConfigError, from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation.run import check_fit
+from d4a_jax.methods import GradientMatching, MethodOptions
 from experiments.run import plan
 
 
@@ -22,10 +23,12 @@ def leaves(cls=Config, prefix=()):
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         path = (*prefix, field.name)
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from leaves(hints[field.name], path)
+        hint = hints[field.name]
+        hint = GradientMatching if hint is MethodOptions else hint
+        if dataclasses.is_dataclass(hint):
+            yield from leaves(hint, path)
         else:
-            yield path, hints[field.name], field.metadata
+            yield path, hint, field.metadata
 
 
 LEAVES = list(leaves())
@@ -65,7 +68,8 @@ def test_all_problems_are_named_at_once_with_value_and_remedy():
     found = problems_of(
         {
             "sed": 1,
-            "matching": {"learning_rat": 0.1, "distance": "l3", "momentum": 1.0},
+            "matching": {"learning_rat": 0.1, "momentum": 1.0},
+            "method": {"distance": "l3"},
             "filter": {"guard": 1},
             "data": {"classes": [1, 2.5]},
             "synthetic": 3,
@@ -74,8 +78,8 @@ def test_all_problems_are_named_at_once_with_value_and_remedy():
     assert found == (
         "sed is not an option; the nearest one is 'seed'.",
         "matching.learning_rat is not an option; the nearest one is 'learning_rate'.",
-        "matching.distance is 'l3'; it must be one of mse, l1, cosine (nearest: 'l1').",
         "matching.momentum is 1.0; it must be at least 0.0 and at most 0.999.",
+        "method.distance is 'l3'; it must be one of mse, l1, cosine (nearest: 'l1').",
         "filter.guard is 1; it must be True or False.",
         "data.classes is (1, 2.5); it must be one or more whole numbers.",
         "synthetic is 3; it must be a section of named values.",
@@ -150,8 +154,8 @@ def test_identity_holds_what_determines_the_result_and_nothing_else():
 def values_of(hint, rule):
     """Values that an option allows."""
     options = typing.get_args(hint) or (hint,)
-    if rule.get("choices"):
-        return st.sampled_from(rule["choices"])
+    if names := rule.get("choices") or rule.get("registry"):
+        return st.sampled_from(list(names))
     low = max(rule.get("low") or 0, rule.get("above") or 0)
     kinds = {
         bool: st.booleans(),
@@ -274,6 +278,6 @@ def test_allowed_values_are_never_called_wrong_on_their_own(pairs):
             "matching.",
             "network_training.pretrain_epochs",
             "regularizer.name",
-            "trajectory.",
+            "method.",
         )
         assert all(problem.startswith(combined) for problem in error.problems)

@@ -86,8 +86,7 @@ def test_smoke_runs_every_phase(name, tmp_path):
     assert 0 <= last["evaluation"]["top1"] <= 100
     assert (tmp_path / "run" / "distilled" / "gallery.png").exists()
     assert len(distilled.images) == 2 * dataset.num_classes
-    learns = config.trajectory.label_learning_rate > 0
-    assert (distilled.label_logits is not None) == learns
+    assert (distilled.label_logits is not None) == config.method.learns_labels
 
 
 def stand_in(name, folder):

@@ -31,14 +31,14 @@ def make(**sections):
         ({}, 30 + 28, 30 + 42),
         ({"regularizer": {"name": "anchor"}}, 58, 72 + 30),
         ({"regularizer": {"name": "union"}}, 58, 72 + 30 + 12),
-        ({"matching": {"union": True}}, 58, 72 + 12),
+        ({"method": {"union": True}}, 58, 72 + 12),
         (
-            {"matching": {"union": True}, "regularizer": {"name": "union"}},
+            {"method": {"union": True}, "regularizer": {"name": "union"}},
             58,
             72 + 30 + 12,
         ),
-        ({"matching": {"surrogate": "distribution"}}, 10 + 8, 10 + 12),
-        ({"matching": {"surrogate": "cafe"}}, 20 + 12, 20 + 18),
+        ({"method": {"name": "distribution_matching"}}, 10 + 8, 10 + 12),
+        ({"method": {"name": "cafe"}}, 20 + 12, 20 + 18),
     ],
 )
 def test_matching_passes(sections, first, second):
@@ -68,7 +68,10 @@ def test_total_passes_count_pretraining_on_the_real_images():
 def test_students_pass_over_the_batches_of_the_union(batch_syn, second):
     """Four classes: 16 formed images in the first segment, 48 in both, three steps."""
     config = make(
-        matching={"surrogate": "trajectory"},
-        trajectory={"student_steps": 3, "batch_syn": batch_syn},
+        method={
+            "name": "trajectory_matching",
+            "student_steps": 3,
+            "batch_syn": batch_syn,
+        },
     )
     assert total_passes(config, 4, 100) == 10 * 3 * 9 * (16 + second)

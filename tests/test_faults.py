@@ -1,9 +1,10 @@
 """What a run survives: damage, full and read-only disks, divergence, kills.
 
-Most tests use a surrogate that costs nothing to compile: its gradient is noise. The
+Most tests use a method that costs nothing to compile: its gradient is noise. The
 kills of whole runs, in every phase, are in `kill_harness.py`.
 """
 
+import dataclasses
 import os
 import re
 import shutil
@@ -22,10 +23,10 @@ from d4a_jax.artifact import load_distilled, same_distilled
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation import DivergenceError, Interrupted, distill
+from d4a_jax.methods import Method, MethodOptions
 from d4a_jax.metrics import MetricsError, read_metrics
 from d4a_jax.storage.fileio import WorkdirLock
 from d4a_jax.storage.workdir import Workdir
-from d4a_jax.surrogates import SURROGATES, StepResult, Surrogate
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 12
@@ -58,43 +59,42 @@ def dataset():
     return from_arrays("insects", images, labels, images, labels, names)
 
 
-def noise(bad_steps=(), bad_classes=(1,), attempts=(0,)):
-    """A surrogate of random gradients that turn NaN in some steps and attempts."""
+@dataclasses.dataclass(frozen=True)
+class Noise(MethodOptions):
+    """A method of random gradients that turn NaN in some steps and attempts."""
 
-    def build(context):
-        del context
+    bad_steps: tuple[int, ...] = (-1,)
+    bad_classes: tuple[int, ...] = (1,)
+    attempts: tuple[int, ...] = (0,)
 
-        def init(key, task):
-            del key, task
-            return jnp.zeros(())
-
-        def update(key, step, state, pixels, task):
-            del task
+    def build(self, setting):
+        def update(key, step, state, params, batch):
+            pixels = params["images"]
             gradient = jax.random.normal(jax.random.fold_in(key, step), pixels.shape)
             root = jax.random.key(0)
-            known = [rng.stream(root, "segment", 0, attempt) for attempt in attempts]
+            known = [
+                rng.stream(root, "segment", 0, attempt) for attempt in self.attempts
+            ]
             same = [
                 (jax.random.key_data(k) == jax.random.key_data(key)).all()
                 for k in known
             ]
-            bad = jnp.isin(step, jnp.array(bad_steps or (-1,))) & jnp.array(same).any()
-            of_class = jnp.isin(jnp.arange(len(pixels)), jnp.array(bad_classes))
+            bad = jnp.isin(step, jnp.array(self.bad_steps)) & jnp.array(same).any()
+            of_class = jnp.isin(jnp.arange(len(pixels)), jnp.array(self.bad_classes))
             hole = jnp.where(bad & of_class, jnp.nan, 0.0)
             gradient = gradient + hole[:, None, None, None, None]
-            return StepResult(gradient, {"matching_loss": jnp.mean(gradient**2)}), state
+            loss = jnp.mean(gradient**2)
+            return {"images": gradient}, state, {"matching_loss": loss}
 
-        return Surrogate(init, update)
-
-    return build
-
-
-@pytest.fixture
-def surrogate(monkeypatch):
-    """Puts a surrogate in the place of gradient matching."""
-    return lambda build: monkeypatch.setitem(SURROGATES, "gradient", build)
+        return Method(lambda key, task: (), lambda key, step, task: None, update)
 
 
-def go(dataset, directory, config=make_config(), **arguments):
+def noisy(config=None, **options):
+    """A run's configuration with that method."""
+    return dataclasses.replace(config or make_config(), method=Noise(**options))
+
+
+def go(dataset, directory, config=noisy(), **arguments):
     """A run in a directory, as the command does it."""
     with Workdir(directory, config) as workdir:
         workdir.record(dataset)
@@ -117,11 +117,13 @@ def matching_steps(directory):
     ],
 )
 def test_divergence_names_step_class_and_rate_and_saves_nothing(
-    dataset, tmp_path, surrogate, classes, subject
+    dataset, tmp_path, classes, subject
 ):
-    surrogate(noise([4], classes, attempts=range(9)))
+    config = noisy(
+        bad_steps=(4,), bad_classes=tuple(classes), attempts=tuple(range(9))
+    )
     with pytest.raises(DivergenceError) as caught:
-        go(dataset, tmp_path)
+        go(dataset, tmp_path, config)
     # (1 image / 10) * (8 / 32)**2 * 0.1
     assert str(caught.value).startswith(
         f"Segment 1 diverged in step 5: {subject} not finite at the pixel learning "
@@ -131,28 +133,30 @@ def test_divergence_names_step_class_and_rate_and_saves_nothing(
 
 
 def test_a_run_that_diverged_goes_on_with_other_random_numbers(
-    dataset, tmp_path, surrogate, caplog
+    dataset, tmp_path, caplog
 ):
-    surrogate(noise([7]))
     with caplog.at_level("INFO", "d4a_jax"):
-        result = go(dataset, tmp_path)
+        result = go(dataset, tmp_path, noisy(bad_steps=(7,)))
     assert len(re.findall("diverged in step 8: class 'bee'", caplog.text)) == 1
     assert matching_steps(tmp_path) == list(range(1, 2 * STEPS + 1))
     assert same_distilled(load_distilled(tmp_path / "distilled"), result)
-    surrogate(noise())
-    assert not same_distilled(distill(dataset, make_config()), result)
+    assert not same_distilled(distill(dataset, noisy()), result)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1000.0])
 @pytest.mark.parametrize("stop_after", [3, 7, 9, 15])
 def test_divergence_and_interruption_together_change_nothing(
-    dataset, tmp_path, surrogate, stop_after, seconds
+    dataset, tmp_path, stop_after, seconds
 ):
     """The step to go back to does not depend on when checkpoints were written."""
-    surrogate(noise([7, 9], attempts=(0, 1)))
-    rarely = make_config(runtime={"devices": 1, "checkpoint_seconds": 1000.0})
+    bad = {"bad_steps": (7, 9), "attempts": (0, 1)}
+    rarely = noisy(
+        make_config(runtime={"devices": 1, "checkpoint_seconds": 1000.0}), **bad
+    )
     undisturbed = go(dataset, tmp_path / "a", rarely)
-    often = make_config(runtime={"devices": 1, "checkpoint_seconds": seconds})
+    often = noisy(
+        make_config(runtime={"devices": 1, "checkpoint_seconds": seconds}), **bad
+    )
     questions = iter(range(1000))
     with pytest.raises(Interrupted):
         go(
@@ -173,14 +177,13 @@ def files(directory):
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_damage_anywhere_is_named_or_without_consequence(
-    dataset, tmp_path, surrogate, complete
+    dataset, tmp_path, complete
 ):
     """Every kind of file that a run leaves: a flipped bit, a cut, empty, missing.
 
     Of a checkpoint's many files a few; `test_checkpoint.py` goes through all of them.
     """
-    surrogate(noise())
-    expected = distill(dataset, make_config())
+    expected = distill(dataset, noisy())
     whole, directory = tmp_path / "whole", tmp_path / "damaged"
     if complete:
         go(dataset, whole)
@@ -221,8 +224,7 @@ def test_damage_anywhere_is_named_or_without_consequence(
     assert refused <= {"config.json", "metrics.jsonl"}
 
 
-def test_leftovers_of_killed_writers_are_removed(dataset, tmp_path, surrogate):
-    surrogate(noise())
+def test_leftovers_of_killed_writers_are_removed(dataset, tmp_path):
     go(dataset, tmp_path)
     (tmp_path / ".distilled.1-ab.tmp").mkdir()
     (tmp_path / ".config.json.1-ab.tmp").write_text("")
@@ -231,10 +233,9 @@ def test_leftovers_of_killed_writers_are_removed(dataset, tmp_path, surrogate):
 
 
 def test_a_set_that_was_not_written_in_time_is_written_by_the_next_start(
-    dataset, tmp_path, surrogate
+    dataset, tmp_path
 ):
     """A kill between the last checkpoint and the set that belongs to it."""
-    surrogate(noise())
     expected = go(dataset, tmp_path)
     shutil.rmtree(tmp_path / "distilled")
     go(dataset, tmp_path)

@@ -20,7 +20,7 @@ from d4a_jax.distillation.stages import train_on_prefix
 from d4a_jax.ensemble import Ensemble, TrainingImages, everything
 from d4a_jax.networks import create_network
 from d4a_jax.storage.journal import Journal
-from d4a_jax.surrogates.label_learning import agreed, opinion
+from d4a_jax.methods.label_learning import agreed, opinion
 from d4a_jax.training import Normalization
 
 CLASSES, SHAPE = 3, (8, 8, 3)
@@ -72,7 +72,6 @@ def make_config(folder, **sections):
         "network": "convnet:width=4:depth=1",
         "synthetic": {"images_per_class": 2, "segments": 2, "factor": 1},
         "matching": {
-            "surrogate": "trajectory",
             "augmentation": "color_crop",
             "learning_rate": 1.0,
             "learning_rate_scaling": "none",
@@ -80,11 +79,10 @@ def make_config(folder, **sections):
             "outer_iterations": 3,
             "inner_iterations": 1,
         },
-        "trajectory": {
-            "experts": 2,
-            "epochs": 4,
+        "experts": {"count": 2, "epochs": 4, "batch_size": 16},
+        "method": {
+            "name": "trajectory_matching",
             "max_start_epoch": 2,
-            "batch_size": 16,
             "student_steps": 2,
             "step_size_learning_rate": 1e-6,
             "label_learning_rate": 5.0,
@@ -102,7 +100,7 @@ def test_every_tile_begins_with_what_the_experts_say_of_it(dataset, folder):
     config = make_config(folder, synthetic={"factor": 2, "images_per_class": 4})
     run = prepare(config, dataset, Journal(None), None)
     segment = first_state(run).segment
-    pixels, found = segment.pixels, segment.surrogate.labels.logits
+    pixels, found = segment.params["images"], segment.params["labels"]
     assert found.shape == (CLASSES, 2, 4, CLASSES)
     network = run.experts.ensemble.network
     for label, image, tile in np.ndindex(CLASSES, 2, 4):
@@ -137,7 +135,7 @@ def test_labels_are_learned_and_stored(dataset, folder, undisturbed):
     logits = undisturbed.label_logits
     assert logits.dtype == np.float16 and logits.shape == (2 * CLASSES, CLASSES)
     run = prepare(make_config(folder), dataset, Journal(None), None)
-    first = np.asarray(first_state(run).segment.surrogate.labels.logits)[:, 0, 0]
+    first = np.asarray(first_state(run).segment.params["labels"])[:, 0, 0]
     moved = np.abs(logits[:CLASSES] - first)
     assert moved.max() > 1e-3 and moved.max() < 10
     assert undisturbed.label_bytes == 2 * CLASSES * CLASSES * 2

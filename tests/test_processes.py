@@ -88,12 +88,11 @@ def finish(started, seconds):
 
 # Trajectories, with labels that are learned together with the images.
 LABELS = SHORT | {
-    "matching": SHORT["matching"] | {"surrogate": "trajectory", "steps": "joint"},
+    "matching": SHORT["matching"] | {"steps": "joint"},
     "regularizer": {"name": "none"},
-    "trajectory": {
-        "experts": 2,
-        "epochs": 3,
-        "batch_size": 6,
+    "experts": {"count": 2, "epochs": 3, "batch_size": 6},
+    "method": {
+        "name": "trajectory_matching",
         "max_start_epoch": 2,
         "expert_epochs": 1,
         "student_steps": 2,

@@ -15,12 +15,27 @@ from d4a_jax.distillation.range_test import RATES, RangeTest
 from d4a_jax.distillation.run import prepare
 from d4a_jax.distillation.run_state import first_task
 from d4a_jax.distillation.segments import initial_pixels
+from d4a_jax.methods import Method, MethodOptions
+
 from d4a_jax.storage.journal import Journal
-from d4a_jax.surrogates import SURROGATES, StepResult, Surrogate
 
 STEPS = 12
 SLOPE = 100.0
-CONFIG = from_dict(
+
+@dataclasses.dataclass(frozen=True)
+class Quadratic(MethodOptions):
+    """Pulls every pixel to one half: loss (x - 1/2)**2, gradient SLOPE (x - 1/2)."""
+
+    def build(self, setting):
+        def update(key, step, state, params, batch):
+            away = params["images"] - 0.5
+            loss = jnp.mean(away**2)
+            return {"images": SLOPE * away}, state, {"matching_loss": loss}
+
+        return Method(lambda key, task: (), lambda key, step, task: None, update)
+
+
+_VALUES = from_dict(
     {
         "network": "convnet:width=4",
         "synthetic": {"images_per_class": 2, "segments": 2, "factor": 1},
@@ -35,18 +50,7 @@ CONFIG = from_dict(
         "runtime": {"devices": 1, "checkpoint_seconds": 0.0},
     }
 )
-
-
-def quadratic(context):
-    """Pulls every pixel to one half: loss (x - 1/2)**2, gradient SLOPE (x - 1/2)."""
-    del context
-
-    def update(key, step, state, pixels, task):
-        del key, step, task
-        loss = jnp.mean((pixels - 0.5) ** 2)
-        return StepResult(SLOPE * (pixels - 0.5), {"matching_loss": loss}), state
-
-    return Surrogate(lambda key, task: jnp.zeros(()), update)
+CONFIG = dataclasses.replace(_VALUES, method=Quadratic())
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +61,7 @@ def dataset():
 
 
 @pytest.fixture
-def run(dataset, monkeypatch):
-    monkeypatch.setitem(SURROGATES, "gradient", quadratic)
+def run(dataset):
     return prepare(CONFIG, dataset, Journal(None), None)
 
 

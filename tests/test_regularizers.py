@@ -13,7 +13,7 @@ import pytest
 from d4a_jax import matching
 from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.networks import create_network
-from d4a_jax.regularizers import REGULARIZERS, RegularizerContext
+from d4a_jax.regularizers import NEEDS, REGULARIZERS, Constants, replay
 
 NAMES = list(REGULARIZERS)
 
@@ -23,7 +23,7 @@ WHOLE = (jnp.array([[1.0, 1.0]]), jnp.array([[1.0], [1.0]]))
 PARAMS = (jnp.array([[10.0, 20.0]]), jnp.array([[30.0], [40.0]]))
 
 
-def _context(**changes):
+def _constants(**changes):
     constants = {
         "distance": lambda x, y: matching.distance("mse", x, y),
         "params": PARAMS,
@@ -31,13 +31,12 @@ def _context(**changes):
         "whole_class": WHOLE,
         "previous_loss": lambda p: sum(jnp.sum(x) for x in p),
         "previous_share": jnp.float32(0.75),
-        "step_size": 0.5,
     }
-    return RegularizerContext(**(constants | changes))
+    return Constants(**(constants | changes))
 
 
 def _value(name, gradient=NEW, **changes):
-    return REGULARIZERS[name].term(gradient, _context(**changes))
+    return REGULARIZERS[name]().term(gradient, _constants(**changes))
 
 
 def test_none_is_zero():
@@ -74,7 +73,8 @@ def test_conflict_by_hand():
 
 def test_replay_by_hand():
     # Parameters sum to 100, the new gradient to 6: a step of 1/2 along it.
-    np.testing.assert_allclose(_value("replay"), 100 - 3)
+    value = replay(step_size=0.5).term(NEW, _constants())
+    np.testing.assert_allclose(value, 100 - 3)
 
 
 def test_aligned_layers_are_not_pushed_by_conflict():
@@ -122,16 +122,20 @@ def test_every_name_of_the_configuration_exists():
 
 def test_needs_name_what_is_read():
     """Each works with everything that it does not name left out."""
-    fields = ("previous", "whole_class", "previous_loss")
-    for name, regularizer in REGULARIZERS.items():
-        assert regularizer.needs <= set(fields)
-        missing = {f: None for f in fields if f not in regularizer.needs}
+    for name in NAMES:
+        needs = REGULARIZERS[name]().needs
+        assert needs <= NEEDS
+        missing = {need: None for need in NEEDS - needs}
         np.testing.assert_array_equal(_value(name, **missing), _value(name))
 
 
 # --- through a network, in double precision ------------------------------------------
 
-SHAPE, WEIGHT, STEP_SIZE = (8, 8, 1), 0.7, 0.3
+SHAPE, WEIGHT = (8, 8, 1), 0.7
+PARTS = [
+    replay(step_size=0.3) if name == "replay" else REGULARIZERS[name]()
+    for name in NAMES
+]
 
 
 class Case:
@@ -158,7 +162,7 @@ class Case:
         """All regularizers at once, so that a single program serves every one."""
         distance = lambda x, y: matching.distance("mse", x, y)
         merge = lambda matched: self.layers.merge(self.params, matched)
-        context = RegularizerContext(
+        constants = Constants(
             distance=distance,
             params=self.layers.split(self.params),
             # Turned round, because the true one happens not to be in conflict.
@@ -166,12 +170,11 @@ class Case:
             whole_class=self.gradient(self.whole),
             previous_loss=lambda matched: self.loss(merge(matched), self.old),
             previous_share=4 / 6,
-            step_size=STEP_SIZE,
         )
         target = self.gradient(self.real)
 
         def phi(gradient):
-            terms = [REGULARIZERS[name].term(gradient, context) for name in NAMES]
+            terms = [part.term(gradient, constants) for part in PARTS]
             return distance(gradient, target) + jnp.vdot(shares, jnp.stack(terms))
 
         return phi
@@ -223,10 +226,10 @@ def test_union_is_the_gradient_of_all_segments_together(case):
     old, new, both = np.array([[1, 0], [0, 1], [1, 1]]).repeat([4, 2], axis=1)
     with jax.enable_x64(True):
         gradient = jax.jit(case.gradient)
-        context = _context(
+        constants = _constants(
             previous=gradient(images, 1.0 * old),
             whole_class=gradient(images, 1.0 * both),
             previous_share=4 / 6,
         )
-        value = REGULARIZERS["union"].term(gradient(images, 1.0 * new), context)
+        value = REGULARIZERS["union"]().term(gradient(images, 1.0 * new), constants)
         np.testing.assert_allclose(value, 0.0, atol=1e-20)

@@ -90,14 +90,14 @@ def test_the_same_command_elsewhere_finds_the_run_complete(run):
 
 def test_another_configuration_is_refused_but_not_another_layout(run):
     _, flags, _, _ = run
-    changes = ("--config.seed=7", "--config.matching.distance=l1")
+    changes = ("--config.seed=7", "--config.method.distance=l1")
     layout = "--config.runtime.predict_batch=100"
     status, output, errors = command("experiments/run.py", *flags, *changes, layout)
     assert status == cli.USER_ERROR and not output
     first, *keys = errors.splitlines()
     assert "another configuration" in first
     assert [key.strip() for key in keys] == [
-        "matching.distance is 'l1' now and was 'mse' there.",
+        "method.distance is 'l1' now and was 'mse' there.",
         "seed is 7 now and was 0 there.",
     ]
 
@@ -291,7 +291,7 @@ def test_wrong_arguments(argument, message):
 
 
 def test_several_wrong_values_are_named_together():
-    found = problem_of("--config.filter.networks=0", "--config.matching.distance=l3")
+    found = problem_of("--config.filter.networks=0", "--config.method.distance=l3")
     assert len(found.splitlines()) == 2
     assert problem_of("--config.a=1", "--config.b.c=2").count("is not an option") == 2
 

@@ -15,8 +15,9 @@ from d4a_jax import real_data
 from d4a_jax.data import from_arrays
 from d4a_jax.devices import memory, parallel, streaming
 from d4a_jax.distillation import distill
+from d4a_jax.distillation.run import setting_of
+from d4a_jax.methods import Batch, Task
 from d4a_jax.networks import create_network
-from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task
 from d4a_jax.training import Normalization
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 2, 1), dtype=np.uint8)
@@ -133,34 +134,33 @@ def test_a_whole_run_is_the_same_and_is_read_ahead(monkeypatch):
     )
     np.testing.assert_array_equal(near.images, far.images)
     assert near.metadata["history"] == far.metadata["history"]
-    # Four steps of each segment, two of them with a network that is trained on before.
-    # Every class draws a batch, with the anchor of the second segment two, and each
-    # device reads its share of the networks' batch.
-    assert found[True] == 4 * CLASSES + 2 * 2 + 4 * (2 * CLASSES) + 2 * 2
+    # Four steps of each segment. Every class draws a batch, with the anchor of the
+    # second segment two, and each device reads its share of the networks' batch.
+    assert found[True] == 4 * (CLASSES + 2) + 4 * (2 * CLASSES + 2)
 
 
 @pytest.mark.parametrize(
-    ("surrogate", "regularizer", "asked", "drawn"),
+    ("method", "regularizer", "count"),
     [
         # Two batches of each of three classes, and a share of the networks' batch.
-        ("distribution", "union", 3 * 2 + 1, 3 * 2 + 1),
-        # CAFE looks at its batches twice.
-        ("cafe", "none", 3 * 2 + 1, 3 + 1),
+        ("distribution_matching", "union", 3 * 2 + 1),
+        ("cafe", "none", 3 + 1),
         # Real images are for the teacher only, which is trained before the first step.
-        ("inversion", "none", 0, 0),
+        ("inversion", "none", 0),
     ],
 )
-def test_surrogates_ask_for_what_they_said_they_would(
-    monkeypatch, surrogate, regularizer, asked, drawn
+def test_a_step_reads_the_rows_that_are_read_ahead(
+    monkeypatch, method, regularizer, count
 ):
     """A step with a network that is trained on: the rows that it reads."""
-    matching = {"surrogate": surrogate, "outer_iterations": 1, "inner_iterations": 2}
+    matching = {"outer_iterations": 1, "inner_iterations": 2}
     training = VALUES["network_training"]
-    if surrogate == "inversion":
+    if method == "inversion":
         training = training | {"pretrain_epochs": 1}
     values = VALUES | {
         "network": "convnet:width=2:depth=1:norm=batch",
         "matching": matching | {"augmentation": "none", "batch_real": 3},
+        "method": {"name": method},
         "network_training": training,
         "regularizer": {"name": regularizer},
         "runtime": {"image_memory_gb": 0.0},
@@ -169,10 +169,8 @@ def test_surrogates_ask_for_what_they_said_they_would(
     images = np.random.default_rng(2).integers(0, 256, (18, 4, 4, 3), dtype=np.uint8)
     index = real_data.index_classes(np.arange(18) % 3, 3)
     network = create_network(config.network, 3, (4, 4, 3))
-    context = SurrogateContext(
-        config, network, Normalization((0.5,) * 3, (0.2,) * 3), layout, True
-    )
-    surrogate = SURROGATES[surrogate](context)
+    normalize = Normalization((0.5,) * 3, (0.2,) * 3)
+    method = config.method.build(setting_of(config, network, normalize, layout, True))
     pool = real_data.make_pool(index.valid, layout)
     pixels = jax.random.uniform(jax.random.key(1), (3, 1, 4, 4, 3))
     previous = jnp.zeros((3, 1, 4, 4, 3), jnp.uint8)
@@ -186,24 +184,26 @@ def test_surrogates_ask_for_what_they_said_they_would(
 
     @jax.jit
     def step(key, number, state, task):
-        return surrogate.update(key, number, state, pixels, task)
+        real = real_data.read_rows(layout, task.data, method.draw(key, number, task))
+        batch = Batch(task, real)
+        return method.update(key, number, state, {"images": pixels}, batch)
 
     key, results = jax.random.key(3), []
     for budget in (None, 0.0):
         data = real_data.load_real_data(images, index, layout, budget)
         task = Task(data, pool, previous, jnp.int32(1))
-        state = jax.block_until_ready(surrogate.init(key, task))
+        state = jax.block_until_ready(method.init(key, task))
         read.clear()
         results.append(jax.block_until_ready(step(key, jnp.int32(1), state, task)))
     for near, far in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_array_equal(near, far)
-    told = [] if surrogate.reads is None else surrogate.reads(key, jnp.int32(1), task)
+    told = real_data.host_rows(task.data, method.draw(key, jnp.int32(1), task))
     lines = [
         line.tolist()
         for leaf in jax.tree.leaves(told)
         for line in np.asarray(leaf).reshape(-1, leaf.shape[-1])
     ]
-    assert len(read) == asked and len(lines) == drawn
+    assert len(read) == len(lines) == count
     assert {*map(tuple, read)} == {*map(tuple, lines)}
 
 

@@ -234,28 +234,31 @@ def test_a_row_of_another_configuration_is_refused(small):
         sweep.run_sweep(found, ["idc"], [0], workdir)
 
 
-def _older_row(config, prefixes, baseline=None):
+def _older_row(config, fingerprint, prefixes, baseline=None):
     """A row as sweeps wrote it at first, before some options were there."""
     values = config.identity()
-    del values["trajectory"], values["filter"]["guard"], values["matching"]["union"]
+    del values["experts"], values["filter"]["guard"], values["method"]["union"]
     segments = len(prefixes) - 1
     return {
         "prefixes": prefixes, "kept": [0.25] * segments, "learned": [0.5] * segments,
         "forgotten": [0.125] * segments, "minutes": 7.5, "hardware": "1 × old cpu",
         "cost": None if baseline else
             {"steps": 20, "matching": 9, "filtering": 1, "difficulty": 0, "total": 10},
-        "baseline": baseline, "dataset_fingerprint": "0", "config": values,
+        "baseline": baseline, "dataset_fingerprint": fingerprint, "config": values,
     }  # fmt: skip
 
 
-def test_rows_of_older_sweeps_are_not_repeated(small, monkeypatch):
+def test_rows_of_older_sweeps_are_not_repeated(small, dataset, monkeypatch):
     found, calls, workdir = small
+
+    def older_row(name, *values):
+        return _older_row(found.row(name, 0).config, dataset.fingerprint, *values)
+
     older = {
-        "random": _older_row(found.row("random", 0).config, [[3, [0.25, 0.5]]],
-                             "random_mosaic"),
-        "idc": _older_row(found.row("idc", 0).config, [[4, [0.5, 0.5]]]),
-        "d4a": _older_row(found.row("d4a", 0).config, [[2, [0.25]], [4, [0.75, 0.5]]]),
-    }  # fmt: skip
+        "random": older_row("random", [[3, [0.25, 0.5]]], "random_mosaic"),
+        "idc": older_row("idc", [[4, [0.5, 0.5]]]),
+        "d4a": older_row("d4a", [[2, [0.25]], [4, [0.75, 0.5]]]),
+    }
     for name, record in older.items():
         (workdir / f"{name}-seed0").mkdir(parents=True)
         (workdir / f"{name}-seed0" / "row.json").write_text(json.dumps(record))
@@ -280,9 +283,10 @@ def test_rows_of_older_sweeps_are_not_repeated(small, monkeypatch):
     assert "22.5 minutes in all, on 1 × old cpu." in text
 
 
-def test_an_option_that_a_row_lacks_had_its_default(small):
+def test_an_option_that_a_row_lacks_had_its_default(small, dataset):
     found, _, workdir = small
-    record = _older_row(found.row("idc", 0).config, [[4, [0.5]]])
+    config = found.row("idc", 0).config
+    record = _older_row(config, dataset.fingerprint, [[4, [0.5]]])
     (workdir / "idc-seed0").mkdir(parents=True)
     (workdir / "idc-seed0" / "row.json").write_text(json.dumps(record))
     found.values["idc"] = BASE | {"filter": BASE["filter"] | {"guard": True}}
@@ -377,8 +381,8 @@ def test_a_row_is_compared_with_the_best_baseline_of_enough_compute():
 def test_the_plan_says_what_rows_cost():
     text = sweep_table.plan({"random": None, "d4a": budget.Budget(800, 10**12, 10**11)})
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert lines[2] == ["random", "–", "–", "–", "–", "–"]
-    assert lines[3] == ["d4a", "800", "1.1", "1", "0.1", "0"]
+    assert lines[2] == ["random", *["–"] * 6]
+    assert lines[3] == ["d4a", "800", "1.1", "1", "0.1", "0", "0"]
 
 
 def test_the_table_pairs_seeds():

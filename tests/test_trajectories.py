@@ -13,9 +13,9 @@ from d4a_jax.data import from_arrays
 from d4a_jax.devices.parallel import make_layout
 from d4a_jax.ensemble import Ensemble
 from d4a_jax.networks import create_network
+from d4a_jax.networks.flattening import flattening
 from d4a_jax.trajectories import (
     ExpertStore,
-    flattening,
     judge,
     open_experts,
     stored_bytes,
@@ -36,17 +36,16 @@ def dataset():
     return from_arrays("planted", images, labels, images[:4], np.array([0, 1, 0, 1]))
 
 
-def make_config(**trajectory):
+def make_config(**experts):
     settings = {
-        "experts": 3,
+        "count": 3,
         "epochs": EPOCHS,
-        "max_start_epoch": 2,
         "batch_size": 32,
         "learning_rate": RATE,
         "augmentation": "none",
     }
     network = "convnet:width=4:depth=1"
-    return from_dict({"network": network, "trajectory": settings | trajectory})
+    return from_dict({"network": network, "experts": settings | experts})
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +150,7 @@ def test_interrupted_and_grown_stores_end_up_the_same(
     assert found == ["expert-000.npy"]
     # The one that was finished counts; another count is the same store.
     grown = []
-    two = make_config(experts=2)
+    two = make_config(count=2)
     open_experts(dataset, two, layout, tmp_path, lambda *a: grown.append(a[:2]))
     assert grown == [(1, 3), (2, 3), (3, 3)]
     resumed = open_experts(dataset, make_config(), layout, tmp_path)
@@ -190,7 +189,7 @@ def test_other_data_or_another_recipe_are_another_store(
     ]
     assert len(set(found)) == 4
     # What a student does, and the seed of the run, have no part in them.
-    same = dataclasses.replace(make_config(student_steps=7), seed=3)
+    same = dataclasses.replace(make_config(), seed=3)
     assert open_experts(dataset, same, layout, folder).digest == experts.digest
 
 
@@ -238,7 +237,7 @@ def test_experts_are_read_as_they_were_written(tmp_path):
 def test_too_large_experts_are_refused_before_anything_is_made(
     dataset, layout, tmp_path
 ):
-    config = make_config(experts=100_000, max_gigabytes=0.1)
+    config = make_config(count=100_000, max_gigabytes=0.1)
     with pytest.raises(ConfigError, match="max_gigabytes is 0.1.*100000 experts"):
         open_experts(dataset, config, layout, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 
 from d4a_jax import rng
-from d4a_jax.config import ConfigError, TrajectoryConfig, from_dict
+from d4a_jax.config import ConfigError, from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.devices.parallel import make_layout
 from d4a_jax.distillation import Interrupted, distill
-from d4a_jax.distillation.run import check_fit, prepare
+from d4a_jax.distillation.run import check_fit, prepare, setting_of
+from d4a_jax.methods import Batch, Task, TrajectoryMatching
+from d4a_jax.methods.student import draw_batches
+from d4a_jax.methods.trajectory import ExpertPair, draw_starts, window
 from d4a_jax.metrics import read_metrics
 from d4a_jax.networks import create_network
+from d4a_jax.networks.flattening import flattening
 from d4a_jax.real_data import RealData
 from d4a_jax.storage.journal import Journal
-from d4a_jax.surrogates import SurrogateContext, Task, trajectory_matching
-from d4a_jax.surrogates.student import draw_batches
-from d4a_jax.surrogates.trajectory import ExpertPair, draw_starts, window
 from d4a_jax.training import Normalization
-from d4a_jax.trajectories import Judgement, flattening
+from d4a_jax.trajectories import Judgement
 
 CLASSES, SHAPE, STEPS = 3, (8, 8, 3), 3
 KEY = jax.random.key(3)
@@ -33,14 +34,13 @@ NORMALIZE = Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 
 
 def test_window_widens_with_the_steps():
-    settings = TrajectoryConfig(
-        epochs=50,
+    options = TrajectoryMatching(
         min_start_epoch=1,
         first_max_start_epoch=10,
         max_start_epoch=20,
         expansion_steps=1000,
     )
-    low, high = window(np.array([0, 99, 100, 550, 999, 1000, 9000]), settings, 0)
+    low, high = window(np.array([0, 99, 100, 550, 999, 1000, 9000]), options, 0, 50)
     assert low.tolist() == [1] * 7
     assert high.tolist() == [10, 10, 11, 15, 19, 20, 20]
 
@@ -49,29 +49,26 @@ def test_window_widens_with_the_steps():
     "shift, low, high", [(0, 2, 6), (3, 5, 9), (9, 5, 9), (-1, 1, 5), (-7, 0, 4)]
 )
 def test_window_moves_as_far_as_there_are_epochs(shift, low, high):
-    settings = TrajectoryConfig(
-        epochs=10, min_start_epoch=2, max_start_epoch=6, expert_epochs=2
-    )
-    found = window(np.arange(2), settings, shift)
+    options = TrajectoryMatching(min_start_epoch=2, max_start_epoch=6, expert_epochs=2)
+    found = window(np.arange(2), options, shift, 10)
     np.testing.assert_array_equal(found, [[low, low], [high, high]])
 
 
 def test_starts_fill_the_window_and_depend_on_the_step_alone():
-    settings = TrajectoryConfig(
-        experts=5, epochs=10, min_start_epoch=2, max_start_epoch=6
-    )
-    experts, epochs = draw_starts(KEY, np.arange(400), settings, 1)
+    options = TrajectoryMatching(min_start_epoch=2, max_start_epoch=6)
+    experts, epochs = draw_starts(KEY, np.arange(400), options, 1, 5, 10)
     assert set(experts) == set(range(5)) and set(epochs) == {3, 4, 5, 6}
     assert np.bincount(epochs)[3:].min() > 70
-    later = draw_starts(KEY, np.arange(300, 400), settings, 1)
+    later = draw_starts(KEY, np.arange(300, 400), options, 1, 5, 10)
     np.testing.assert_array_equal(later, (experts[300:], epochs[300:]))
 
 
 # --- the student's batches -----------------------------------------------------------
 
 
-def make_config(**trajectory):
-    settings = {
+def make_config(**changes):
+    options = {
+        "name": "trajectory_matching",
         "student_steps": STEPS,
         "step_size": 0.2,
         "step_size_learning_rate": 0.01,
@@ -80,16 +77,15 @@ def make_config(**trajectory):
         {
             "network": "convnet:width=4:depth=1",
             "synthetic": {"images_per_class": 2, "factor": 2},
-            "matching": {"surrogate": "trajectory", "augmentation": "none"},
-            "trajectory": settings | trajectory,
+            "matching": {"augmentation": "none"},
+            "method": options | changes,
         }
     )
 
 
-def make_context(has_previous, **trajectory):
+def make_setting(config):
     network = create_network("convnet:width=4:depth=1", CLASSES, SHAPE)
-    config, layout = make_config(**trajectory), make_layout(1)
-    return SurrogateContext(config, network, NORMALIZE, layout, has_previous, None)
+    return setting_of(config, network, NORMALIZE, make_layout(1), True)
 
 
 def make_task(num_previous):
@@ -110,9 +106,9 @@ def make_pixels():
     "num_previous, filled", [(0, [2]), (1, [0, 2]), (2, [0, 1, 2])]
 )
 def test_a_pass_visits_every_formed_image_of_the_union_once(num_previous, filled):
-    context = make_context(True, batch_syn=5, student_steps=9)
-    task = make_task(num_previous)
-    student = jax.jit(lambda: draw_batches(KEY, context, make_pixels(), task))()
+    setting, task = make_setting(make_config()), make_task(num_previous)
+    params = {"images": make_pixels()}
+    student = jax.jit(lambda: draw_batches(KEY, setting, 9, 5, params, task))()
     count = CLASSES * len(filled) * 4
     per_pass = -(-count // 5)
     formed = np.asarray(student.rows * 4 + student.tiles)
@@ -139,30 +135,39 @@ def test_a_pass_visits_every_formed_image_of_the_union_once(num_previous, filled
 
 @pytest.fixture(scope="module", params=[0.0, 0.5], ids=["hard", "soft"])
 def step(request):
-    """The surrogate's step on a union, and a student of three steps."""
-    context = make_context(True, batch_syn=7, label_learning_rate=request.param)
-    task, pixels = make_task(1), make_pixels()
-    size, _ = flattening(context.network)
+    """The method's step on a union, and a student of three steps."""
+    config = make_config(batch_syn=7, label_learning_rate=request.param)
+    setting = make_setting(config)
+    params = {"images": make_pixels(), "step_size": jnp.float32(0.2)}
+    task = make_task(1)
+    size, _ = flattening(setting.network)
     rng = np.random.default_rng(2)
     start = jnp.asarray(rng.normal(0, 0.3, size), jnp.float32)
     target = start + jnp.asarray(rng.normal(0, 0.05, size), jnp.float32)
-    task = task._replace(fed=ExpertPair(start, target, jnp.int32(4)))
-    surrogate = trajectory_matching(context)
-    state = surrogate.init(KEY, task)
     if request.param:
         draw = lambda places: rng.normal(0, 2, (CLASSES + 1, places, 4, CLASSES))
-        task = task._replace(previous_logits=jnp.asarray(draw(2), jnp.float16))
-        state = surrogate.labels.put(state, jnp.asarray(draw(1), jnp.float32))
-    result, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, task)
-    return context, task, pixels, state, result, after
+        task = task._replace(previous_labels=jnp.asarray(draw(2), jnp.float16))
+        params["labels"] = jnp.asarray(draw(1), jnp.float32)
+    batch = Batch(task, None, ExpertPair(start, target, jnp.int32(4)))
+    return config, setting, batch, params, take_step(config, setting, params, batch)
 
 
-def explicit_loss(context, task, pixels, step_size, learned=None):
+def take_step(config, setting, params, batch):
+    """The gradient of all that is learned, and the figures."""
+    method = config.method.build(setting)
+    gradient, _, figures = jax.jit(method.update)(KEY, 6, (), params, batch)
+    return gradient, figures
+
+
+def explicit_loss(setting, batch, params):
     """The student written out step by step, differentiable as a whole."""
-    _, unflatten = flattening(context.network)
-    start = unflatten(task.fed.start)["params"]
-    target = unflatten(task.fed.target)["params"]
-    student = draw_batches(rng.stream(KEY, "student", 6), context, pixels, task)
+    task, learned = batch.task, params.get("labels")
+    _, unflatten = flattening(setting.network)
+    start = unflatten(batch.fed.start)["params"]
+    target = unflatten(batch.fed.target)["params"]
+    key, images = rng.stream(KEY, "student", 6), {"images": params["images"]}
+    student = draw_batches(key, setting, STEPS, 7, images, task)
+    step_size = params["step_size"]
     params = start
     for i in range(STEPS):
         rows, tiles = student.rows[i], student.tiles[i]
@@ -174,10 +179,10 @@ def explicit_loss(context, task, pixels, step_size, learned=None):
         images = (formed - jnp.array(NORMALIZE.mean)) / jnp.array(NORMALIZE.std)
 
         def loss(params):
-            logits, _ = context.network.apply({"params": params}, images, True)
+            logits, _ = setting.network.apply({"params": params}, images, True)
             labels = jax.nn.one_hot(student.labels[student.rows[i]], CLASSES)
             if learned is not None:
-                earlier = task.previous_logits.astype(jnp.float32)
+                earlier = task.previous_labels.astype(jnp.float32)
                 union = jnp.concatenate([earlier, learned], 1).reshape(-1, 4, CLASSES)
                 labels = jax.nn.softmax(union[student.rows[i], tiles])
             losses = -jnp.sum(jax.nn.log_softmax(logits) * labels, 1)
@@ -192,45 +197,40 @@ def explicit_loss(context, task, pixels, step_size, learned=None):
 
 
 def test_a_step_has_the_gradient_of_the_written_out_student(step):
-    context, task, pixels, state, result, after = step
-    logits = None if state.labels is None else state.labels.logits
-    value, (by_pixels, by_step_size, by_logits) = jax.jit(
-        jax.value_and_grad(
-            lambda p, a, z: explicit_loss(context, task, p, a, z), argnums=(0, 1, 2)
-        )
-    )(pixels, state.step_size, logits)
-    chex.assert_shape(result.gradient, pixels.shape)
-    np.testing.assert_allclose(result.metrics["matching_loss"], value, rtol=1e-4)
-    scale = np.abs(by_pixels).max()
-    np.testing.assert_allclose(result.gradient, by_pixels, atol=1e-4 * scale)
-    np.testing.assert_array_equal(result.gradient[CLASSES], 0.0)
-    # Momentum SGD begins with a plain step.
-    moved = (state.step_size - after.step_size) / 0.01
-    np.testing.assert_allclose(moved, by_step_size, rtol=1e-3)
-    assert result.metrics["start_epoch"] == 4
-    if logits is not None:
-        moved = (logits - after.labels.logits) / 0.5
-        np.testing.assert_allclose(
-            moved, by_logits, atol=1e-3 * np.abs(by_logits).max() + 1e-6
-        )
-        np.testing.assert_array_equal(moved[CLASSES], 0.0)
+    _, setting, batch, params, (gradient, figures) = step
+    value, wanted = jax.jit(
+        jax.value_and_grad(lambda params: explicit_loss(setting, batch, params))
+    )(params)
+    chex.assert_trees_all_equal_shapes(gradient, params)
+    np.testing.assert_allclose(figures["matching_loss"], value, rtol=1e-4)
+    for name, found in gradient.items():
+        scale = np.abs(wanted[name]).max()
+        np.testing.assert_allclose(found, wanted[name], atol=1e-3 * scale + 1e-6)
+        if name != "step_size":
+            np.testing.assert_array_equal(found[CLASSES], 0.0)
+    assert figures["start_epoch"] == 4 and figures["step_size"] == params["step_size"]
 
 
 def test_a_loss_above_the_limit_moves_nothing(step):
-    _, task, pixels, state, result, _ = step
-    limit = float(result.metrics["matching_loss"]) * 0.99
-    rate = 0.5 if state.labels else 0.0
-    surrogate = trajectory_matching(
-        make_context(True, batch_syn=7, skip_loss_above=limit, label_learning_rate=rate)
-    )
-    skipped, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, task)
-    np.testing.assert_array_equal(skipped.gradient, 0.0)
-    chex.assert_trees_all_equal(after, state)
-    lost = task._replace(fed=task.fed._replace(start=task.fed.start * jnp.nan))
-    skipped, after = jax.jit(surrogate.update)(KEY, 6, state, pixels, lost)
-    np.testing.assert_array_equal(skipped.gradient, 0.0)
-    chex.assert_trees_all_equal(after, state)
-    assert skipped.metrics["matching_loss"] == np.float32(limit)
+    config, setting, batch, params, (_, figures) = step
+    limit = float(figures["matching_loss"]) * 0.99
+    options = dataclasses.replace(config.method, skip_loss_above=limit)
+    config = dataclasses.replace(config, method=options)
+    lost = batch.fed._replace(start=batch.fed.start * jnp.nan)
+    for fed in (batch.fed, lost):
+        skipped, figures = take_step(config, setting, params, batch._replace(fed=fed))
+        chex.assert_trees_all_equal(skipped, jax.tree.map(jnp.zeros_like, params))
+    assert figures["matching_loss"] == np.float32(limit)
+
+
+def test_the_step_size_moves_by_momentum_and_stays_above_its_bound(step):
+    config, setting, _, params, _ = step
+    optimizer = config.method.build(setting).learned["step_size"].optimizer
+    size, state = params["step_size"], optimizer.init(params["step_size"])
+    for gradient, wanted in ((2.0, 0.18), (2.0, 0.15), (1e6, 0.002), (0.0, 0.002)):
+        updates, state = optimizer.update(jnp.float32(gradient), state, size)
+        size = size + updates
+        np.testing.assert_allclose(size, wanted, rtol=1e-5)
 
 
 # --- whole runs ----------------------------------------------------------------------
@@ -261,7 +261,6 @@ def run_config(folder, **sections):
         "network": "convnet:width=4:depth=1",
         "synthetic": {"images_per_class": 3, "segments": [2, 1], "factor": 1},
         "matching": {
-            "surrogate": "trajectory",
             "augmentation": "color_crop",
             "learning_rate": 1.0,
             "learning_rate_scaling": "none",
@@ -269,11 +268,10 @@ def run_config(folder, **sections):
             "outer_iterations": 4,
             "inner_iterations": 1,
         },
-        "trajectory": {
-            "experts": 2,
-            "epochs": 4,
+        "experts": {"count": 2, "epochs": 4, "batch_size": 16},
+        "method": {
+            "name": "trajectory_matching",
             "max_start_epoch": 2,
-            "batch_size": 16,
             "student_steps": 3,
             "step_size_learning_rate": 1e-6,
         },
@@ -358,7 +356,7 @@ def test_experts_choose_the_beginning_and_the_shift(dataset, folder):
     # Their mean places are 7 and 10.5 instead of 5.5: 0.375 and 1.25 epochs later.
     assert run.epoch_shift(kept) == 0
     assert run.epoch_shift(np.tile(np.arange(12) >= 10, (CLASSES, 1))) == 1
-    still = run_config(folder, trajectory={"epochs_follow_filter": False})
+    still = run_config(folder, method={"epochs_follow_filter": False})
     run = prepare(still, dataset, Journal(None), None)
     assert run.epoch_shift(kept) == 0
 
@@ -369,19 +367,12 @@ def test_experts_choose_the_beginning_and_the_shift(dataset, folder):
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"trajectory": {"epochs": 20}}, "epochs is 20.*at least 21"),
-        ({"trajectory": {"min_start_epoch": 20}}, "is 20; it must be below 20"),
-        ({"trajectory": {"first_max_start_epoch": 30}}, "is 30; it must be at most"),
+        ({"experts": {"epochs": 20}}, "epochs is 20.*at least 21"),
+        ({"method": {"min_start_epoch": 20}}, "is 20; it must be below 20"),
+        ({"method": {"first_max_start_epoch": 30}}, "is 30; it must be at most"),
         (
-            {
-                "matching": {"surrogate": "trajectory"},
-                "regularizer": {"name": "anchor"},
-            },
+            {"regularizer": {"name": "anchor"}},
             "regularizer.name is 'anchor'.*must be 'none'",
-        ),
-        (
-            {"trajectory": {"label_learning_rate": 2.0}},
-            "label_learning_rate is 2.0 with matching.surrogate 'gradient'",
         ),
         (
             {"synthetic": {"frozen_share": 0.5, "init": "noise"}},
@@ -390,14 +381,15 @@ def test_experts_choose_the_beginning_and_the_shift(dataset, folder):
     ],
 )
 def test_contradictions_are_named(values, words):
+    method = {"name": "trajectory_matching"} | values.get("method", {})
     with pytest.raises(ConfigError, match=words):
-        from_dict(values)
+        from_dict(values | {"method": method})
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_trained(dataset, folder):
-    config = run_config(folder, trajectory={"experts": 10**7, "max_gigabytes": 1.0})
+    config = run_config(folder, experts={"count": 10**7, "max_gigabytes": 1.0})
     upright = dataclasses.replace(dataset, flip=False)
     with pytest.raises(ConfigError) as error:
         check_fit(config, upright)
     text = "\n".join(error.value.problems)
-    assert "trajectory.augmentation" in text and "max_gigabytes is 1" in text
+    assert "experts.augmentation" in text and "max_gigabytes is 1" in text

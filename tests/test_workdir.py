@@ -7,8 +7,9 @@ import pytest
 
 from d4a_jax.config import Config, ConfigError, from_dict
 from d4a_jax.data import from_arrays
+from d4a_jax.storage.environment import environment
 from d4a_jax.storage.fileio import WorkdirBusyError
-from d4a_jax.storage.workdir import Workdir, environment
+from d4a_jax.storage.workdir import Workdir
 
 CONFIG = from_dict({"synthetic": {"segments": [4, 6]}})
 

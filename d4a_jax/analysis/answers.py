@@ -31,8 +31,13 @@ from d4a_jax.ensemble import (
 )
 from d4a_jax.evaluation import hits
 from d4a_jax.networks import create_network
-from d4a_jax.storage.fileio import dump_json, save_array_atomic, write_json_atomic
+from d4a_jax.options import all_but
+from d4a_jax.storage.entries import data_identity, name_of_entry
+from d4a_jax.storage.fileio import save_array_atomic, write_json_atomic
 from d4a_jax.training import Normalization
+
+# Of a set's answers: the record and the packed bits.
+_KINDS = ("json", "npy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -289,22 +294,31 @@ class Examiner:
         )
 
     def _identity(self, training_set):
-        recipe = dataclasses.asdict(self._recipe(training_set))
-        for name in ("enabled", "network", "epochs", "max_steps"):
-            del recipe[name]
+        data = data_identity(self.dataset)
+        # `network` and `steps` stand for what is left out of the recipe.
+        names = ("enabled", "network", "prefix_repeats", "epochs", "max_steps")
         return {
-            "dataset_fingerprint": self.dataset.fingerprint,
+            "dataset_fingerprint": data.pop("fingerprint"),
+            **data,
             "set": training_set.digest,
             "count": training_set.count,
             "factor": training_set.factor,
             "network": self.network.spec,
-            "compute_dtype": self.runtime.compute_dtype,
-            "recipe": recipe,
+            **self.runtime.identity(),
+            "recipe": all_but(self._recipe(training_set), names),
             "steps": self._steps(training_set),
             "seed": self.seed,
         }
 
     def _files(self, training_set):
-        identity = dump_json(self._identity(training_set))
-        name = hashlib.sha256(identity).hexdigest()[:16]
-        return self.directory / f"{name}.json", self.directory / f"{name}.npy"
+        files = lambda name: [self.directory / f"{name}.{kind}" for kind in _KINDS]
+        identity = self._identity(training_set)
+        # Older versions took this for a part of the recipe.
+        repeats = {"prefix_repeats": self._recipe(training_set).prefix_repeats}
+        name = name_of_entry(
+            identity,
+            self.dataset,
+            lambda name: files(name)[0].exists(),
+            older=identity | {"recipe": identity["recipe"] | repeats},
+        )
+        return files(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from d4a_jax.analysis import forgetting
 from d4a_jax.analysis.answers import TrainingSet, prefixes, whole_data
 from d4a_jax.artifact import DistilledDataset, load_distilled
+from d4a_jax.artifact.provenance import with_class_order
 from d4a_jax.data import Dataset
 from d4a_jax.selection.baselines import random_images
 
@@ -66,10 +67,11 @@ def load_method(label: str, path: str | Path, dataset: Dataset) -> Method:
       dataset: what it was distilled from.
 
     Raises:
+      ArtifactError: its classes have other names than those of the data.
       ValueError: it was distilled from other data, or has a teacher's soft labels.
     """
     path = distilled_directory(path)
-    distilled = load_distilled(path)
+    distilled = with_class_order(load_distilled(path), dataset)
     made_from = distilled.metadata.get("dataset_fingerprint")
     if made_from not in (None, dataset.fingerprint):
         raise ValueError(

@@ -37,7 +37,7 @@ class DistilledDataset:
       label_logits: float16 `[n * factor ** 2, num_classes]`, logits of labels that were
         learned with the images (DATM), in the order of `formed`, or None. An image's
         label is their softmax, whatever its crop or augmentation; there are none beside
-        a teacher's soft labels. See `surrogates.label_learning`.
+        a teacher's soft labels. See `methods.label_learning`.
     """
 
     images: np.ndarray

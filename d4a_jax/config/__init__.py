@@ -5,20 +5,21 @@ defaults. `from_dict` builds one from nested mappings (such as an
 `ml_collections.ConfigDict`) and reports every problem at once.
 """
 
-from d4a_jax.config.build import ConfigError, differences, from_dict, validate
+from d4a_jax.config.build import differences, from_dict, validate
 from d4a_jax.config.sections import (
     Config,
     DataConfig,
     DifficultyConfig,
     EvaluationConfig,
+    ExpertsConfig,
     FilterConfig,
     MatchingConfig,
     NetworkTrainingConfig,
     RegularizerConfig,
     RuntimeConfig,
     SyntheticConfig,
-    TrajectoryConfig,
 )
+from d4a_jax.errors import ConfigError
 
 __all__ = [
     "Config",
@@ -26,13 +27,13 @@ __all__ = [
     "DataConfig",
     "DifficultyConfig",
     "EvaluationConfig",
+    "ExpertsConfig",
     "FilterConfig",
     "MatchingConfig",
     "NetworkTrainingConfig",
     "RegularizerConfig",
     "RuntimeConfig",
     "SyntheticConfig",
-    "TrajectoryConfig",
     "differences",
     "from_dict",
     "validate",

@@ -1,24 +1,21 @@
 """Configurations from nested mappings, with every problem reported at once."""
 
 import dataclasses
-import difflib
 import math
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from d4a_jax.config.checks import cross_checks
-from d4a_jax.config.sections import MOST, Config
+from d4a_jax.config.renamed import with_new_names
+from d4a_jax.config.sections import Config
+from d4a_jax.errors import ConfigError
+from d4a_jax.methods import METHODS, MethodOptions
+from d4a_jax.options import MOST
+from d4a_jax.registry import UnknownName, nearest
 
 _WHOLE = {"high": MOST}
-
-
-class ConfigError(ValueError):
-    """All problems of a configuration, one per line."""
-
-    def __init__(self, problems: list[str]):
-        self.problems = tuple(problems)
-        super().__init__("\n".join(problems))
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -26,7 +23,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
     Args:
       values: what differs from the defaults, as nested mappings. Lists stand for
-        tuples.
+        tuples. Former names of options are understood, see `renamed`.
 
     Returns:
       The checked configuration.
@@ -35,7 +32,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
       ConfigError: naming every unknown key with the nearest known one, and every
         value of a wrong type or outside its range.
     """
-    problems: list[str] = []
+    values, problems = with_new_names(values)
     config = _build(Config, values, "", problems)
     if not problems:
         problems.extend(cross_checks(config))
@@ -75,6 +72,8 @@ def _build(cls, values, prefix, problems):
         name = f"{prefix}{key}"
         if key not in fields:
             problems.append(_unknown(name, key, fields))
+        elif hints[key] is MethodOptions:
+            arguments[key] = _build_method(value, f"{name}.", problems)
         elif dataclasses.is_dataclass(hints[key]):
             arguments[key] = _build(hints[key], value, f"{name}.", problems)
         else:
@@ -84,14 +83,32 @@ def _build(cls, values, prefix, problems):
     return cls(**arguments)
 
 
+def _build_method(values, prefix, problems):
+    """The options of the method of that name."""
+    if not isinstance(values, Mapping):
+        return _build(METHODS["gradient_matching"], values, prefix, problems)
+    name = values.get("name", "gradient_matching")
+    try:
+        options = METHODS[name] if isinstance(name, str) else None
+    except UnknownName as error:
+        problems.append(f"{prefix}name: {error}")
+        return METHODS["gradient_matching"]()
+    if not (isinstance(options, type) and issubclass(options, MethodOptions)):
+        problems.append(f"{prefix}name is {name!r}, which is no method.")
+        return METHODS["gradient_matching"]()
+    own = {key: value for key, value in values.items() if key != "name"}
+    return _build(options, own, prefix, problems)
+
+
 def _unknown(name, key, fields):
-    near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
-    return f"{name} is not an option; the nearest one is {near!r}."
+    hint = f"the nearest one is {nearest(key, fields)!r}" if fields else "there is none"
+    return f"{name} is not an option; {hint}."
 
 
 def _check(name, value, hint, rule):
     """Returns the value, converted where that loses nothing, and a problem or None."""
-    options = typing.get_args(hint) or (hint,)
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
     if value is None and type(None) in options:
         return None, None
     if isinstance(value, (list, tuple)) and tuple[int, ...] in options:
@@ -108,7 +125,7 @@ def _check(name, value, hint, rule):
     if bool in options and isinstance(value, bool):
         return value, None
     if str in options and isinstance(value, str):
-        return value, _choice(name, value, rule.get("choices"))
+        return value, _choice(name, value, rule)
     return value, f"{name} is {value!r}; it must be {_type_name(options)}."
 
 
@@ -150,11 +167,16 @@ def _range(name, value, rule):
     return f"{name} is {value!r}; it must be {allowed}." if wrong else None
 
 
-def _choice(name, value, choices):
+def _choice(name, value, rule):
+    if "registry" in rule:
+        try:
+            rule["registry"][value]
+        except UnknownName as error:
+            return f"{name}: {error}"
+    choices = rule.get("choices")
     if choices is None or value in choices:
         return None
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
     return (
         f"{name} is {value!r}; it must be one of {', '.join(choices)} "
-        f"(nearest: {near!r})."
+        f"(nearest: {nearest(value, choices)!r})."
     )

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class Dataset:
       flip: whether a horizontal flip keeps the label (False for digits).
       fingerprint: 64 hexadecimal digits that identify these exact arrays and how they
         were made.
+      source: `name`, `size` and `classes` with which `load_dataset` finds the data
+        again; None where they were given as arrays.
       pixel_range: the two source values that became 0 and 255, where pixels of more
         than 8 bits, or of nothing but 0 and 1, were scaled; else None.
       understood: notes on how the source was read, where that was not plain.
@@ -43,6 +46,7 @@ class Dataset:
     std: tuple[float, ...]
     flip: bool
     fingerprint: str
+    source: dict[str, Any] | None = None
     pixel_range: tuple[float, float] | None = None
     understood: tuple[str, ...] = ()
 

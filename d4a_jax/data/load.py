@@ -1,5 +1,6 @@
 """Loads data sets by name."""
 
+import dataclasses
 import importlib
 import os
 from pathlib import Path
@@ -72,7 +73,9 @@ def load_dataset(
     cached = getattr(dataset.train_images, "filename", None)
     if verify and cached:
         cache.verify_cache(Path(cached).parent)
-    return select_classes(dataset, classes)
+    chosen = list(classes) if isinstance(classes, (tuple, list)) else classes
+    source = {"name": name, "size": size, "classes": chosen}
+    return dataclasses.replace(select_classes(dataset, classes), source=source)
 
 
 def data_directory(data_dir: str | None = None) -> Path:

@@ -195,6 +195,15 @@ def map_items(
     return on_each_device(layout, on_device, shared, items)
 
 
+def map_classes(layout: Layout, function: Callable, shared: Any, items: Any) -> Any:
+    """`map_items` of a function of (shared, item): of one class and its own data."""
+
+    def of_item(shared, items, index):
+        return function(shared, jax.tree.map(lambda x: x[index], items))
+
+    return map_items(layout, of_item, shared, items)
+
+
 def map_indices(layout: Layout, one: Callable[[jax.Array], Any], count: int) -> Any:
     """Applies a function to 0 ... count - 1, on one device, as many at once as fit.
 

@@ -7,7 +7,7 @@
         and what they still get wrong of the real set is kept for segment k + 1
 
 One segment and no regularizer is IDC. This module is the loop on the host; each idea
-of the paper stands in a module of its own: `segments`, `surrogates`, `regularizers`,
+of the paper stands in a module of its own: `segments`, `methods`, `regularizers`,
 `filtering`, `ensemble`, `evaluation`.
 """
 
@@ -42,14 +42,16 @@ from d4a_jax.distillation.run_state import (
     segment_task,
 )
 from d4a_jax.distillation.segments import DIVERGED
+from d4a_jax.flips import default_config
 from d4a_jax.storage.checkpoint import CheckpointStore
 from d4a_jax.storage.fileio import put_aside
+from d4a_jax.storage.identity import claim
 from d4a_jax.storage.journal import Journal
 
 
 def distill(
     dataset: Dataset,
-    config: Config = Config(),
+    config: Config | None = None,
     workdir: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> DistilledDataset:
@@ -57,11 +59,12 @@ def distill(
 
     Args:
       dataset: real images, from `load_dataset` or `from_arrays`.
-      config: the run; of `config.data` only `data_dir` is read, where difficulty
-        measures are kept.
+      config: the run; by default `default_config` of the data. Of `config.data` only
+        `data_dir` is read, where difficulty measures are kept; its name, size and
+        classes are recorded as those of `dataset`.
       workdir: where checkpoints, metrics and the distilled set go. A run that was
-        interrupted there continues, with the result of an undisturbed one. None keeps
-        everything in memory.
+        interrupted there continues, with the result of an undisturbed one; a directory
+        is that of one configuration and data set. None keeps everything in memory.
       should_stop: asked after every call of a compiled program; True saves a
         checkpoint and ends the run by `Interrupted`.
 
@@ -73,16 +76,22 @@ def distill(
       the test accuracy of every prefix S_1 ... S_k and the filter's figures.
 
     Raises:
-      ConfigError: if the configuration is wrong or does not fit the data.
+      ConfigError: if the configuration is wrong, does not fit the data, or the working
+        directory holds the run of another configuration or on other data, where
+        nothing is changed.
       DisagreementError: if the processes have different configurations or data.
       DivergenceError: if the matching loss does not stay finite.
       Interrupted: if `should_stop` said so.
     """
-    config = validate(config)
+    config = validate(config or default_config(dataset))
+    unnamed = {"name": dataset.name, "size": None, "classes": None}
+    config = config.of_data(dataset.source or unnamed)
     check_fit(config, dataset)
     check_same("The configuration", repr(config.identity()))
     check_same("The data set", dataset.fingerprint)
     workdir = Path(workdir) if workdir else None
+    if workdir:
+        claim(workdir, config, dataset)
     with contextlib.ExitStack() as stack:
         # All processes write the checkpoints together; the rest is written by one.
         journal = Journal(workdir if is_main() else None, speaks=is_main())
@@ -123,7 +132,7 @@ def _make_segment(
     """Takes the remaining matching steps of a segment, with checkpoints."""
     total, sizes = run.config.steps_per_segment, run.config.segment_sizes
     _, advance = run.programs(sizes[state.stage], state.stage > 0)
-    task, steps = segment_task(run, state), divergence.steps_per_call(run)
+    task, per_call = segment_task(run, state), divergence.steps_per_call(run)
     read_ahead = run.read_ahead(state.stage > 0)
     milestone = divergence.rollback_interval(run)
     saved = time.monotonic()
@@ -131,6 +140,8 @@ def _make_segment(
     with run.journal.progress(label, total, state.step) as bar:
         while state.step < total:
             key = segment_key(run, state)
+            # Calls of another length may have brought the run here.
+            steps = per_call - state.step % per_call
             read_ahead(key, state.step, steps, task)
             segment, metrics = advance(
                 key, state.step, steps=steps, state=state.segment, task=task

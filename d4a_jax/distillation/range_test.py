@@ -99,18 +99,18 @@ def range_test(run: Run, rates: tuple[float, ...] = RATES) -> RangeTest:
       run: with any learning rate.
       rates: values of `matching.learning_rate`.
     """
-    trained, frozen = _trial_steps(run.config)
+    trained, frozen = trial_steps(run.config)
     task = first_task(run)
-    surrogate = run.surrogate(has_previous=False)
+    method = run.method(has_previous=False)
     key = rng.stream(run.key, "range_test")
-    feed = surrogate.feed or (lambda *_: None)
+    feed = method.feed or (lambda *_: None)
     fed = feed(key, 0, trained + frozen, task)
-    init, _ = _functions(run, surrogate, 1.0)
-    state = begin(compiled(init), surrogate, key, task)
+    init, _ = _functions(run, method, 1.0)
+    state = begin(compiled(init), method, key, task)
 
     @compiled
     def trial(key, rate, state, task, fed):
-        _, advance = _functions(run, surrogate, rate)
+        _, advance = _functions(run, method, rate)
         _, metrics = advance(key, 0, trained + frozen, state, task, fed)
         return metrics["matching_loss"]
 
@@ -125,9 +125,9 @@ def range_test(run: Run, rates: tuple[float, ...] = RATES) -> RangeTest:
     return RangeTest(tuple(rates), np.stack(losses).reshape(len(rates), frozen))
 
 
-def _functions(run, surrogate, rate):
+def _functions(run, method, rate):
     """Those of a trial's segment, whose last steps leave the pixels alone."""
-    trained, _ = _trial_steps(run.config)
+    trained, _ = trial_steps(run.config)
     size, side = run.config.segment_sizes[0], run.dataset.image_shape[0]
     scaled = rate * pixel_learning_rate(_at_rate(run.config, 1.0), size, side)
     optimizer = pixel_optimizer(
@@ -136,10 +136,10 @@ def _functions(run, surrogate, rate):
         run.dataset.num_classes,
         run.dataset.std,
     )
-    return segment_functions(run.config, surrogate, optimizer, run.layout, size)
+    return segment_functions(run.config, method, optimizer, run.layout, size)
 
 
-def _trial_steps(config: Config) -> tuple[int, int]:
+def trial_steps(config: Config) -> tuple[int, int]:
     """Steps of a trial that move the images, and steps that only look at them."""
     trained = min(_STEPS, config.steps_per_segment)
     return trained, max(2, min(_STEPS // 2, trained))

@@ -1,19 +1,25 @@
-"""What stays the same during a run: configuration, data, networks and programs."""
+"""The constants of a run: configuration, data, networks and programs."""
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
-from d4a_jax.augment import parse_strategy
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset, data_directory
-from d4a_jax.devices.parallel import Layout, compiled, make_layout
+from d4a_jax.devices.parallel import (
+    Layout,
+    compiled,
+    make_layout,
+    map_classes,
+    split_batch,
+)
 from d4a_jax.devices.processes import any_of, is_main
 from d4a_jax.devices.streaming import HostImages, ReadAhead
 from d4a_jax.difficulty import RealDifficulty, load_or_cross_fit
@@ -24,11 +30,15 @@ from d4a_jax.distillation.segments import (
 )
 from d4a_jax.ensemble import Ensemble, ProgressHook
 from d4a_jax.evaluation import Judge
+from d4a_jax.flips import flip_problems
+from d4a_jax.methods import Method, Setting
 from d4a_jax.networks import Network, create_network
+from d4a_jax.networks.flattening import flattening
 from d4a_jax.real_data import (
     ClassIndex,
     Pool,
     RealData,
+    host_rows,
     index_classes,
     load_real_data,
     make_pool,
@@ -36,15 +46,12 @@ from d4a_jax.real_data import (
 )
 from d4a_jax.selection import beginnings
 from d4a_jax.storage.journal import Journal
-from d4a_jax.surrogates import SURROGATES, Surrogate, SurrogateContext
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import (
     Experts,
     Judgement,
     check_size,
-    flattening,
     judge,
-    needs_experts,
     open_experts,
 )
 
@@ -135,8 +142,8 @@ class Run:
     @cached_property
     def experts(self) -> Experts:
         """Trained once and kept beside the data; see `trajectories`."""
-        settings = self.config.trajectory
-        total = settings.experts * settings.epochs
+        settings = self.config.experts
+        total = settings.count * settings.epochs
         with self.journal.progress("epochs of the experts", total) as bar:
             return open_experts(
                 self.dataset,
@@ -175,20 +182,17 @@ class Run:
     def epoch_shift(self, kept: np.ndarray) -> int:
         """How many epochs later the experts learn the kept images than all of them.
 
-        Zero unless a trajectory is matched and follows the filter.
+        Zero unless the method follows the filter.
         """
-        follows = self.config.trajectory.epochs_follow_filter
         valid = self.index.valid
-        if self.config.matching.surrogate != "trajectory" or not follows:
-            return 0
-        if np.array_equal(kept, valid):
+        if not self.config.method.follows_filter or np.array_equal(kept, valid):
             return 0
         learned = self.index.to_classes(self.judgement.learned)
         return round(float(learned[kept].mean() - learned[valid].mean()))
 
-    def surrogate(self, has_previous: bool) -> Surrogate:
-        """The surrogate objective, for the first segment or for later ones."""
-        context = SurrogateContext(
+    def method(self, has_previous: bool) -> Method:
+        """The method, for the first segment or for later ones."""
+        setting = setting_of(
             self.config,
             self.network,
             self.normalize,
@@ -196,7 +200,16 @@ class Run:
             has_previous,
             lambda: self.experts,
         )
-        return SURROGATES[self.config.matching.surrogate](context)
+        return self.config.method.build(setting)
+
+    def pixel_optimizer(self, size: int) -> optax.GradientTransformation:
+        """The optimizer of the images of a segment of a size."""
+        return pixel_optimizer(
+            self.config,
+            pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
+            self.dataset.num_classes,
+            self.dataset.std,
+        )
 
     @cached_property
     def _programs(self) -> dict:
@@ -207,20 +220,19 @@ class Run:
 
         The first segment has a program of its own: it has nothing to regularize on.
         """
+        init, advance = self.unfed_programs(size, has_previous)
+        return init, _fed(advance, self.method(has_previous))
+
+    def unfed_programs(self, size: int, has_previous: bool):
+        """Like `programs`, of an `advance` that takes the tree of the method's `feed`."""
         key = (size, has_previous and self.config.uses_previous)
         if key not in self._programs:
-            surrogate = self.surrogate(key[1])
-            optimizer = pixel_optimizer(
-                self.config,
-                pixel_learning_rate(self.config, size, self.dataset.image_shape[0]),
-                self.dataset.num_classes,
-                self.dataset.std,
-            )
+            method, optimizer = self.method(has_previous), self.pixel_optimizer(size)
             init, advance = segment_functions(
-                self.config, surrogate, optimizer, self.layout, size
+                self.config, method, optimizer, self.layout, size
             )
             advance = compiled(advance, donate=("state",), static=("steps",))
-            self._programs[key] = compiled(init), _fed(advance, surrogate)
+            self._programs[key] = compiled(init), advance
         return self._programs[key]
 
     @property
@@ -233,28 +245,57 @@ class Run:
 
         Where images are left on the host, it starts to read those of the next call.
         """
-        uses_previous = has_previous and self.config.uses_previous
-        reads = self.surrogate(uses_previous).reads
-        if reads is None or not self.streams:
+        if not self.streams:
             return lambda key, first, steps, task: None
+        method = self.method(has_previous)
 
         def of_steps(key, first, task, steps):
-            numbers = first + jnp.arange(steps)
-            return lax.map(lambda step: reads(key, step, task), numbers)
+            def of_step(step):
+                return host_rows(task.data, method.draw(key, step, task))
 
-        key = ("reads", uses_previous)
+            return lax.map(of_step, first + jnp.arange(steps))
+
+        key = ("rows", has_previous and self.config.uses_previous)
         if key not in self._programs:
             self._programs[key] = compiled(of_steps, static=("steps",))
         return ReadAhead(self._programs[key], self.data.images.reader)
 
 
-def _fed(advance, surrogate: Surrogate):
-    """`advance` with what the surrogate needs from the host for its steps."""
-    if surrogate.feed is None:
+def setting_of(
+    config: Config,
+    network: Network,
+    normalize: Normalization,
+    layout: Layout,
+    has_previous: bool,
+    experts: Callable[[], Experts] | None = None,
+) -> Setting:
+    """The plain values that a run's configuration gives to its method."""
+    return Setting(
+        network,
+        normalize,
+        config.segment_sizes,
+        config.synthetic.factor,
+        config.synthetic.decode,
+        config.matching.augmentation,
+        config.matching.batch_real,
+        config.matching.batch_syn_max,
+        config.matching.inner_iterations,
+        config.network_training,
+        config.make_regularizer(),
+        has_previous and config.uses_previous,
+        experts,
+        partial(map_classes, layout),
+        partial(split_batch, layout),
+    )
+
+
+def _fed(advance, method: Method):
+    """`advance` with the data that the method needs from the host for its steps."""
+    if method.feed is None:
         return advance
 
     def advance_fed(key, first, steps, state, task):
-        fed = surrogate.feed(key, first, steps, task)
+        fed = method.feed(key, first, steps, task)
         return advance(key, first, steps=steps, state=state, task=task, fed=fed)
 
     return advance_fed
@@ -266,23 +307,14 @@ def check_fit(config: Config, dataset: Dataset) -> None:
     Raises:
       ConfigError: naming every problem.
     """
-    problems = []
     strategies = {
         "matching.augmentation": config.matching.augmentation,
         "network_training.augmentation": config.network_training.augmentation,
         "evaluation.augmentation": config.evaluation.augmentation,
     }
-    if needs_experts(config):
-        strategies["trajectory.augmentation"] = config.trajectory.augmentation
-    for name, strategy in strategies.items():
-        try:
-            if parse_strategy(strategy).flip and not dataset.flip:
-                problems.append(
-                    f"{name} is {strategy!r}; {dataset.name} changes its meaning when "
-                    "flipped, so it must be without 'flip'."
-                )
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
+    if config.uses_experts:
+        strategies["experts.augmentation"] = config.experts.augmentation
+    problems = flip_problems(dataset, strategies)
     factor, side = config.synthetic.factor, min(dataset.image_shape[:2])
     if factor > side // 2:
         problems.append(
@@ -294,8 +326,8 @@ def check_fit(config: Config, dataset: Dataset) -> None:
         try:
             network = _create_network(spec or config.network, dataset, config)
             if name == "network":
-                problems.extend(_statistics_problem(config, network))
-                if needs_experts(config):
+                problems.extend(config.method.network_problems(network, config.network))
+                if config.uses_experts:
                     check_size(config, flattening(network)[0])
         except ConfigError as error:
             problems.extend(error.problems)
@@ -303,19 +335,6 @@ def check_fit(config: Config, dataset: Dataset) -> None:
             problems.append(f"{name}: {error}")
     if problems:
         raise ConfigError(problems)
-
-
-def _statistics_problem(config: Config, network: Network) -> list[str]:
-    """Says that a network without batch norm has no statistics to match."""
-    if config.matching.surrogate != "inversion":
-        return []
-    if jax.eval_shape(network.init, jax.random.key(0))["batch_stats"]:
-        return []
-    problem = (
-        f"network is {config.network!r} with matching.surrogate 'inversion'; it must "
-        "have batch norm, as in 'convnet:norm=batch'."
-    )
-    return [problem]
 
 
 def prepare(

@@ -10,12 +10,13 @@ import numpy as np
 from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.devices.parallel import spread
-from d4a_jax.distillation import divergence
+from d4a_jax.distillation import divergence, former
 from d4a_jax.distillation.run import Run
 from d4a_jax.distillation.segments import SegmentState, begin
+from d4a_jax.methods import Task
 from d4a_jax.real_data import make_pool
 from d4a_jax.storage.checkpoint import CheckpointStore
-from d4a_jax.surrogates import Task
+from d4a_jax.storage.identity import run_identity
 
 
 class RunState(NamedTuple):
@@ -69,14 +70,14 @@ def segment_task(run: Run, state: RunState) -> Task:
         jnp.int32(sum(sizes[: state.stage])),
         run.beginning(state.kept, sizes[state.stage]),
         jnp.int32(run.epoch_shift(state.kept)),
-        previous_logits=logits,
+        previous_labels=logits,
     )
 
 
 def begin_segment(run: Run, state: RunState) -> RunState:
     """The state before the first step of the segment of a stage."""
-    surrogate = run.surrogate(state.stage > 0)
-    segment = begin(_init(run, state), surrogate, *_place(run, state))
+    method = run.method(state.stage > 0)
+    segment = begin(_init(run, state), method, *_place(run, state))
     return state._replace(step=0, segment=segment)
 
 
@@ -99,9 +100,10 @@ def empty_state(run: Run) -> RunState:
     finished = np.zeros((*shape, *run.dataset.image_shape), np.uint8)
     valid = run.index.valid
     easy = np.zeros_like(valid)
-    learning, labels = run.surrogate(has_previous=False).labels, None
-    if learning is not None:
-        labels = np.zeros((*shape, *learning.shape), np.float16)
+    labels = None
+    if run.config.method.learns_labels:
+        tiles = run.config.synthetic.factor**2
+        labels = np.zeros((*shape, tiles, run.dataset.num_classes), np.float16)
     return RunState(0, 0, 0, None, finished, valid, easy, (), labels)
 
 
@@ -127,6 +129,8 @@ def save(run: Run, state: RunState, store: CheckpointStore | None) -> None:
         "attempt": state.attempt,
         "history": list(state.history),
         "metrics_lines": run.journal.lines,
+        "identity": run_identity(run.config, run.dataset),
+        "format": former.FORMAT,
     }
     run.journal.sync()
     number = state.stage * (run.config.steps_per_segment + 1) + state.step
@@ -152,6 +156,9 @@ def restore(
         return None
     _, arrays, record = found
     run.journal.rewind(record["metrics_lines"])
+    if "segment" in arrays and former.is_former(record):
+        like = _abstract_segment(run, record["stage"])
+        arrays |= {"segment": former.from_former(arrays["segment"], like)}
     return RunState(
         record["stage"],
         record["step"],
@@ -170,16 +177,28 @@ def _arrays(state: RunState) -> dict:
 
 def _abstract(run: Run, record: dict) -> dict:
     """Shapes and shardings of a checkpoint; segments may differ in size."""
-    state = empty_state(run)._replace(stage=record["stage"])
-    if state.stage < len(run.config.segment_sizes):
-        # Without the first labels, for which experts would be asked in vain.
-        state = state._replace(segment=_init(run, state)(*_place(run, state)))
-    return jax.tree.map(_abstract_leaf, _arrays(state))
+    arrays, stage = _arrays(empty_state(run)), record["stage"]
+    if stage < len(run.config.segment_sizes):
+        segment = _abstract_segment(run, stage)
+        if former.is_former(record):
+            optimizer = run.pixel_optimizer(run.config.segment_sizes[stage])
+            segment = former.to_former(segment, optimizer)
+        arrays["segment"] = segment
+    return jax.tree.map(_abstract_leaf, arrays)
+
+
+def _abstract_segment(run: Run, stage: int) -> SegmentState:
+    """Shapes and shardings of the segment of a stage.
+
+    Without its first labels, for which experts would be asked in vain.
+    """
+    state = empty_state(run)._replace(stage=stage)
+    return jax.tree.map(_abstract_leaf, _init(run, state)(*_place(run, state)))
 
 
 def _abstract_leaf(leaf):
     """Host arrays stand for themselves; orbax takes no shape without a sharding."""
-    if isinstance(leaf, np.ndarray):
+    if isinstance(leaf, (np.ndarray, jax.ShapeDtypeStruct)):
         return leaf
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
@@ -215,6 +234,7 @@ def _metadata(run, state, sizes):
     return {
         "dataset": run.dataset.name,
         "dataset_fingerprint": run.dataset.fingerprint,
+        "source": run.dataset.source,
         "class_names": list(run.dataset.class_names),
         "mean": list(run.dataset.mean),
         "std": list(run.dataset.std),

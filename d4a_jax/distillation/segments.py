@@ -1,6 +1,6 @@
-"""One segment: its pixels, their optimizer and the loop of matching steps.
+"""One segment: what is learned, its optimizer and the loop of matching steps.
 
-Which surrogate objective moves the pixels is unknown here; see `surrogates`.
+Which method moves the pixels is unknown here; see `methods`.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,11 @@ from jax import lax
 
 from d4a_jax import rng
 from d4a_jax.config import Config
-from d4a_jax.devices.parallel import Layout, compiled, map_items, split_batch
+from d4a_jax.devices.parallel import Layout, map_items, split_batch
 from d4a_jax.formation import compose
+from d4a_jax.methods import Batch, Method, Params, Task
+from d4a_jax.real_data import read_rows
 from d4a_jax.selection.beginnings import frozen_images, vary_copies
-from d4a_jax.surrogates import Surrogate, Task
 
 _ADAM_SECOND_BETA = 0.9  # SRe2L's.
 
@@ -28,14 +29,15 @@ class SegmentState(NamedTuple):
     """A segment in the making.
 
     Attributes:
-      pixels: float32 `[C, n, h, w, c]`, stored images, nominally in [0, 1].
-      opt_state: of the pixel optimizer.
-      surrogate: state of the surrogate, such as its current network.
+      params: all that is learned; "images" are float32 `[C, n, h, w, c]`, stored
+        images, nominally in [0, 1].
+      opt_state: of the optimizer of all that.
+      method: state of the method, such as its current network.
     """
 
-    pixels: jax.Array
+    params: Params
     opt_state: Any
-    surrogate: Any
+    method: Any
 
 
 def pixel_learning_rate(config: Config, size: int, side: int) -> float:
@@ -83,7 +85,7 @@ def pixel_optimizer(
         optimizer = per_class_sgd(learning_rate, matching.momentum, num_classes)
     if matching.pixels == "unit":
         return optimizer
-    scaling = optax.stateless(lambda gradient, _: gradient * jnp.array(std))
+    scaling = optax.stateless_with_tree_map(lambda leaf, _: leaf * jnp.array(std))
     return optax.chain(scaling, optimizer, scaling)
 
 
@@ -141,14 +143,28 @@ def initial_pixels(
         images = data.images[index, positions[drawn]].astype(jnp.float32) / 255.0
         return compose(vary_copies(key, images, available), factor)
 
-    beginning = task.pool if task.beginning is None else task.beginning
+    beginning = task.kept if task.beginning is None else task.beginning
     return map_items(layout, of_class, key, (task.data, beginning))
+
+
+def optimizer_of(
+    method: Method, pixels: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """One optimizer of all that a method learns.
+
+    Args:
+      method: names what it learns beside the images.
+      pixels: moves the images.
+    """
+    parts = {"images": pixels}
+    parts |= {name: learned.optimizer for name, learned in method.learned.items()}
+    return optax.partition(parts, {name: name for name in parts})
 
 
 def segment_functions(
     config: Config,
-    surrogate: Surrogate,
-    optimizer: optax.GradientTransformation,
+    method: Method,
+    pixels: optax.GradientTransformation,
     layout: Layout,
     size: int,
 ) -> tuple[Callable, Callable]:
@@ -156,75 +172,84 @@ def segment_functions(
 
     Args:
       config: the run.
-      surrogate: the objective.
-      optimizer: of the pixels.
+      method: whose gradient moves what is learned.
+      pixels: optimizer of the images.
       layout: devices.
       size: images per class of the segment.
 
     Returns:
       `init`: (key, task) -> SegmentState, and
       `advance`: (key, first step, steps, state, task, fed) -> (SegmentState, metrics),
-      where `steps` is static, `fed` what the surrogate's `feed` returned and metrics
-      are arrays `[steps]`, but for `diverged`, bool `[steps, C]`: classes whose pixels,
-      gradient or learned labels are no longer finite. Learned labels are zero until
-      `begin` puts the first ones there. A step depends on the key and its number alone,
-      so any division into calls gives the same result.
+      where `steps` is static, `fed` is the tree of the method's `feed`, and metrics are
+      arrays `[steps]`, but for `diverged`, bool `[steps, C]`: classes whose pixels,
+      gradient or learned labels are no longer finite. Learned things are zero until
+      `begin` puts their first values there. A step depends on the key and its number
+      alone, so any division into calls gives the same result.
     """
-    matching = config.matching
+    matching, optimizer = config.matching, optimizer_of(method, pixels)
     moves = jnp.arange(size) >= frozen_images(config.synthetic, size)
 
     def init(key: jax.Array, task: Task) -> SegmentState:
-        pixels = initial_pixels(rng.stream(key, "pixels"), task, size, config, layout)
-        inner = surrogate.init(key, task)
-        if surrogate.labels is not None:
-            # Room for what `begin` puts there.
-            shape = (*pixels.shape[:2], *surrogate.labels.shape)
-            inner = surrogate.labels.put(inner, jnp.zeros(shape))
+        images = initial_pixels(rng.stream(key, "pixels"), task, size, config, layout)
+        state = method.init(key, task)
+        # Room for what `begin` puts there.
+        rest = {
+            name: jnp.zeros(learned.shape(images, task))
+            for name, learned in method.learned.items()
+        }
+        params = {"images": images, **split_batch(layout, rest)}
         # Placed as every step leaves it, or the second call would be compiled anew.
-        opt_state = split_batch(layout, optimizer.init(pixels))
-        return SegmentState(pixels, opt_state, inner)
+        opt_state = split_batch(layout, optimizer.init(params))
+        return SegmentState(params, opt_state, state)
 
-    def one(key, step, state, task):
+    def one(key, step, state, task, fed):
         # IDC keeps images in range only when a new network starts.
         starts = (matching.clip == "step") | (step % matching.inner_iterations == 0)
-        pixels = jnp.where(starts, jnp.clip(state.pixels, 0.0, 1.0), state.pixels)
-        result, inner = surrogate.update(key, step, state.surrogate, pixels, task)
-        gradient = jnp.where(moves[:, None, None, None], result.gradient, 0.0)
-        updates, opt_state = optimizer.update(gradient, state.opt_state)
-        pixels = optax.apply_updates(pixels, updates)
-        diverged = ~(_finite(pixels) & _finite(result.gradient))
-        if surrogate.labels is not None:
-            diverged |= ~_finite(finish_labels(surrogate.labels.get(inner)))
-        metrics = {**result.metrics, DIVERGED: diverged}
-        return SegmentState(pixels, opt_state, inner), metrics
+        images = state.params["images"]
+        images = jnp.where(starts, jnp.clip(images, 0.0, 1.0), images)
+        params = {**state.params, "images": images}
+        real = read_rows(layout, task.data, method.draw(key, step, task))
+        gradient, inner, figures = method.update(
+            key, step, state.method, params, Batch(task, real, fed)
+        )
+        found = gradient["images"]
+        still = jnp.where(moves[:, None, None, None], found, 0.0)
+        updates, opt_state = optimizer.update(
+            {**gradient, "images": still}, state.opt_state, params
+        )
+        params = optax.apply_updates(params, updates)
+        diverged = ~(_finite(params["images"]) & _finite(found))
+        for name, learned in method.learned.items():
+            if learned.stored is not None:
+                diverged |= ~_finite(learned.stored(params[name]))
+        metrics = {**figures, DIVERGED: diverged}
+        return SegmentState(params, opt_state, inner), metrics
 
     def advance(key, first, steps: int, state: SegmentState, task: Task, fed=None):
         def step(state, inputs):
             number, own = inputs
-            return one(key, number, state, task._replace(fed=own))
+            return one(key, number, state, task, own)
 
         return lax.scan(step, state, (first + jnp.arange(steps), fed))
 
     return init, advance
 
 
-def begin(
-    init: Callable, surrogate: Surrogate, key: jax.Array, task: Task
-) -> SegmentState:
-    """The state before the first step, with the first labels where they are learned.
+def begin(init: Callable, method: Method, key: jax.Array, task: Task) -> SegmentState:
+    """The state before the first step, with the first values of all that is learned.
 
     Args:
       init: from `segment_functions`, compiled.
-      surrogate: the objective that it was made for.
+      method: that it was made for.
       key: of the segment.
-      task: what it is matched to.
+      task: what the segment is matched to.
     """
     segment = init(key, task)
-    if surrogate.labels is None:
-        return segment
-    logits = surrogate.labels.first(segment.pixels, task)
-    inner = compiled(surrogate.labels.put)(segment.surrogate, logits)
-    return segment._replace(surrogate=inner)
+    params = dict(segment.params)
+    for name, learned in method.learned.items():
+        first = learned.first(segment.params["images"], task)
+        params[name] = jax.device_put(first, segment.params[name].sharding)
+    return segment._replace(params=params)
 
 
 def _finite(pixels: jax.Array) -> jax.Array:
@@ -235,8 +260,3 @@ def _finite(pixels: jax.Array) -> jax.Array:
 def finish(pixels: jax.Array) -> jax.Array:
     """What is stored and seen by everything after: uint8, rounded and clipped."""
     return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8)
-
-
-def finish_labels(logits: jax.Array) -> jax.Array:
-    """What is stored of learned labels and seen by everything after: float16."""
-    return logits.astype(jnp.float16)

@@ -11,7 +11,7 @@ from d4a_jax.data.statistics import chunks
 from d4a_jax.devices.parallel import to_host
 from d4a_jax.distillation.run import Run
 from d4a_jax.distillation.run_state import RunState
-from d4a_jax.distillation.segments import finish, finish_labels
+from d4a_jax.distillation.segments import finish
 from d4a_jax.ensemble import TrainingImages, everything
 from d4a_jax.selection import beginnings
 from d4a_jax.storage.fileio import save_sealed_array
@@ -36,14 +36,14 @@ def freeze(run: Run, state: RunState) -> RunState:
     """Adds the segment to the finished ones, as it will be stored."""
     sizes = run.config.segment_sizes
     first, last = sum(sizes[: state.stage]), sum(sizes[: state.stage + 1])
-    pixels = to_host(finish(state.segment.pixels))
+    pixels = to_host(finish(state.segment.params["images"]))
     finished = state.finished.copy()
     finished[:, first:last] = pixels[: run.dataset.num_classes]
     state = state._replace(finished=finished)
-    learning = run.surrogate(state.stage > 0).labels
-    if learning is None:
+    if state.finished_labels is None:
         return state
-    logits = to_host(finish_labels(learning.get(state.segment.surrogate)))
+    learned = run.method(state.stage > 0).learned["labels"]
+    logits = to_host(learned.stored(state.segment.params["labels"]))
     labels = state.finished_labels.copy()
     labels[:, first:last] = logits[: run.dataset.num_classes]
     return state._replace(finished_labels=labels)

@@ -20,6 +20,7 @@ from d4a_jax.devices.parallel import make_layout, spread
 from d4a_jax.difficulty import load_or_cross_fit
 from d4a_jax.ensemble import Ensemble, TrainingImages, everything
 from d4a_jax.formation import compose
+from d4a_jax.flips import default_config, refuse_flips
 from d4a_jax.log import logger
 from d4a_jax.networks import create_network
 from d4a_jax.real_data import ClassIndex, index_classes
@@ -42,7 +43,7 @@ def select_images(
     selection: str,
     images_per_class: int | Sequence[int],
     factor: int = 1,
-    config: Config = Config(),
+    config: Config | None = None,
     seed: int = 0,
 ) -> DistilledDataset:
     """Real training images chosen by a rule, the same number of each class.
@@ -56,7 +57,8 @@ def select_images(
       factor: 1 stores images as they are; more stores mosaics of `factor ** 2`
         downscaled images, which is what multi-formation starts from.
       config: networks that measure (`network`, `difficulty`, the recipe of
-        `evaluation`), `data.data_dir` and `runtime`; not used by `random`.
+        `evaluation`), `data.data_dir` and `runtime`; not used by `random`. By default
+        `default_config` of the data.
       seed: of the draw or of the network that embeds the images.
 
     Returns:
@@ -66,6 +68,7 @@ def select_images(
     Raises:
       ValueError: if the selection is unknown or a number is below 1.
     """
+    config = config or default_config(dataset)
     rule, sizes = _parse(selection), [int(n) for n in np.atleast_1d(images_per_class)]
     if not sizes or min(sizes) < 1 or factor < 1:
         raise ValueError(
@@ -124,6 +127,7 @@ def real_image_set(
         "dataset_fingerprint": dataset.fingerprint,
         "method": method,
         "class_names": list(dataset.class_names),
+        "source": dataset.source,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "flip": dataset.flip,
@@ -151,13 +155,25 @@ def _mosaics(dataset, rows, factor):
 
 
 def train_on_real_data(
-    dataset: Dataset, config: Config, seed: int = 0
+    dataset: Dataset, config: Config | None = None, seed: int = 0
 ) -> tuple[Ensemble, dict]:
     """A network trained on all real images, for `difficulty.epochs`.
 
+    Args:
+      dataset: the real data.
+      config: network, recipe (`evaluation`) and length; by default `default_config`.
+      seed: of the network.
+
     Returns:
       The ensemble of this one network, and its stacked variables.
+
+    Raises:
+      ConfigError: if the recipe flips images that change their meaning.
     """
+    config = config or default_config(dataset)
+    refuse_flips(
+        dataset, "evaluation.augmentation", config.evaluation.augmentation
+    )
     layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
     dtype = jnp.dtype(config.runtime.compute_dtype)
     ensemble = Ensemble(

@@ -27,7 +27,7 @@ def realistic_patches(
     dataset: Dataset,
     images_per_class: int,
     factor: int = 1,
-    config: Config = Config(),
+    config: Config | None = None,
     seed: int = 0,
     candidates: int = 300,
     crops: int = 5,
@@ -39,7 +39,7 @@ def realistic_patches(
       images_per_class: how many mosaics are stored for each class.
       factor: crops along a side of a mosaic; RDED takes 1 up to 64 pixels, 2 above.
       config: of the teacher (`network`, `difficulty.epochs`, the recipe of
-        `evaluation`) and `runtime`.
+        `evaluation`) and `runtime`; by default `default_config` of the data.
       seed: of the draws and of the teacher.
       candidates: real images that are drawn from each class, fewer where it is smaller.
       crops: crops of each candidate.

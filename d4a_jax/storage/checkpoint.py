@@ -11,6 +11,7 @@ written with.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,28 @@ class CheckpointStore:
             )
         by_main(lambda: fileio.put_aside(source, self._directory / _ASIDE))
         self._orbax.reload()
+
+
+def newest_metadata(directory: str | Path) -> dict[str, Any] | None:
+    """What the newest checkpoint with an intact record says; nothing is changed.
+
+    Args:
+      directory: of a `CheckpointStore`, which need not exist.
+
+    Returns:
+      Its `record`, and under `leaves` the shape of every array, which are not
+      verified. None where there is no such checkpoint.
+    """
+    found = (path for path in Path(directory).glob("*") if path.name.isdecimal())
+    for path in sorted(found, key=lambda path: int(path.name), reverse=True):
+        try:
+            content = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
+            metadata = content["custom_metadata"]
+            if metadata["record_sha256"] == _digest_of_record(metadata["record"]):
+                return {name: metadata[name] for name in ("record", "leaves")}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 class _NewestMilestone:

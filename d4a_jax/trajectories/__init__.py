@@ -7,8 +7,6 @@ once per data set and recipe, and kept beside the cached data.
 from d4a_jax.trajectories.experts import (
     Experts,
     check_size,
-    flattening,
-    needs_experts,
     open_experts,
 )
 from d4a_jax.trajectories.judgement import Judgement, judge
@@ -19,9 +17,7 @@ __all__ = [
     "Experts",
     "Judgement",
     "check_size",
-    "flattening",
     "judge",
-    "needs_experts",
     "open_experts",
     "stored_bytes",
 ]

@@ -4,7 +4,6 @@ Several are trained in one program. Each depends on its own number alone, so tha
 store that was interrupted, damaged or is to grow is completed by the missing ones.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from d4a_jax.config import Config, ConfigError
 from d4a_jax.data import Dataset
@@ -23,8 +21,11 @@ from d4a_jax.devices.parallel import Layout, replicate, to_host
 from d4a_jax.devices.processes import any_of, held_by_main
 from d4a_jax.devices.streaming import place_everywhere
 from d4a_jax.ensemble import Ensemble, ProgressHook, TrainingImages, everything
-from d4a_jax.networks import Network, create_network
+from d4a_jax.networks import create_network
+from d4a_jax.networks.flattening import flatten, flattening
+from d4a_jax.options import all_but
 from d4a_jax.storage import fileio
+from d4a_jax.storage.entries import data_identity, name_of_entry
 from d4a_jax.training import Normalization, constant, steps_per_epoch
 from d4a_jax.trajectories.store import ExpertStore, stored_bytes
 
@@ -75,27 +76,6 @@ class Experts(NamedTuple):
         return jax.vmap(unflatten)(np.stack([self.store.read(*at) for at in places]))
 
 
-def flattening(network: Network) -> tuple[int, Callable[[jax.Array], dict]]:
-    """How a network is stored: its parameters, then its batch statistics.
-
-    Returns:
-      The size d, and the function from float32 `[d]` to the network's variables.
-    """
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    flat, unflatten = ravel_pytree(_ordered(zeros))
-
-    def variables(row):
-        params, stats = unflatten(row)
-        return {"params": params, "batch_stats": stats}
-
-    return flat.size, variables
-
-
-def _ordered(variables):
-    return variables["params"], variables["batch_stats"]
-
-
 def open_experts(
     dataset: Dataset,
     config: Config,
@@ -107,25 +87,26 @@ def open_experts(
 
     Args:
       dataset: what they are trained on.
-      config: `network` and `trajectory`; the run's seed has no part in them.
+      config: `network` and `experts`; the run's seed has no part in them.
       layout: the devices.
       cache_dir: each data set and recipe has a folder of its own in it.
       progress: called with (expert epochs done, expert epochs in all, figures).
 
     Raises:
-      ConfigError: they would take more than `trajectory.max_gigabytes`, or more than
+      ConfigError: they would take more than `experts.max_gigabytes`, or more than
         the disk has left.
     """
     identity = _identity(dataset, config)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    directory, settings = Path(cache_dir) / digest[:16], config.trajectory
+    exists = lambda name: (Path(cache_dir) / name).exists()
+    digest = name_of_entry(identity, dataset, exists, _dump)
+    directory, settings = Path(cache_dir) / digest, config.experts
     ensemble = _ensemble(dataset, config, layout)
     size, _ = flattening(ensemble.network)
     check_size(config, size)
     store = ExpertStore(directory, settings.epochs, size, settings.storage_dtype)
-    experts = Experts(store, settings.experts, ensemble, digest[:16])
+    experts = Experts(store, settings.count, ensemble, digest)
     with held_by_main(exclusive(directory)):
-        missing = _missing(store, settings.experts)
+        missing = _missing(store, settings.count)
         if missing:
             _check_space(store, len(missing))
             fileio.write_json_atomic(directory / "about.json", identity)
@@ -145,14 +126,8 @@ def _missing(store: ExpertStore, count: int) -> list[int]:
     return [expert for expert in range(count) if lacking[expert]]
 
 
-def needs_experts(config: Config) -> bool:
-    """Whether a run needs experts, for its surrogate or for its first images."""
-    matched = config.matching.surrogate == "trajectory"
-    return matched or config.synthetic.init == "correct"
-
-
 def check_size(config: Config, size: int) -> None:
-    """Refuses experts that would take more room than `trajectory.max_gigabytes`.
+    """Refuses experts that would take more room than `experts.max_gigabytes`.
 
     Args:
       config: the run.
@@ -161,16 +136,16 @@ def check_size(config: Config, size: int) -> None:
     Raises:
       ConfigError: says how much they would take.
     """
-    settings = config.trajectory
+    settings = config.experts
     needed = 1e-9 * stored_bytes(
-        settings.experts, settings.epochs, size, settings.storage_dtype
+        settings.count, settings.epochs, size, settings.storage_dtype
     )
     if needed > settings.max_gigabytes:
         raise ConfigError(
             [
-                f"trajectory.max_gigabytes is {settings.max_gigabytes:g}, but "
-                f"{settings.experts} experts of {settings.epochs} epochs take "
-                f"{needed:.3g} GB; take fewer of either, trajectory.storage_dtype "
+                f"experts.max_gigabytes is {settings.max_gigabytes:g}, but "
+                f"{settings.count} experts of {settings.epochs} epochs take "
+                f"{needed:.3g} GB; take fewer of either, experts.storage_dtype "
                 "'bfloat16', or allow more."
             ]
         )
@@ -184,32 +159,31 @@ def _check_space(store: ExpertStore, experts: int) -> None:
             [
                 f"{experts} experts take {1e-9 * needed:.3g} GB, but the disk of "
                 f"{store.directory} has {1e-9 * free:.3g} GB left; choose another "
-                "data.data_dir or fewer trajectory.experts."
+                "data.data_dir or smaller experts.count."
             ]
         )
 
 
 def _identity(dataset: Dataset, config: Config) -> dict[str, Any]:
     """What an expert depends on, besides its number."""
-    recipe = config.to_dict()["trajectory"]
-    names = (
-        *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay"),
-        *("augmentation", "cutmix_probability", "storage_dtype"),
-    )
     return {
         "dataset": dataset.name,
-        "fingerprint": dataset.fingerprint,
+        **data_identity(dataset),
         "network": config.network,
-        "recipe": {name: recipe[name] for name in names},
-        "compute_dtype": config.runtime.compute_dtype,
+        "recipe": all_but(config.experts, ("count", "max_gigabytes")),
+        **config.runtime.identity(),
     }
+
+
+def _dump(identity: dict[str, Any]) -> bytes:
+    return json.dumps(identity, sort_keys=True).encode()
 
 
 def _ensemble(dataset, config, layout):
     dtype = jnp.dtype(config.runtime.compute_dtype)
     return Ensemble(
         create_network(config.network, dataset.num_classes, dataset.image_shape, dtype),
-        config.trajectory,
+        config.experts,
         Normalization(dataset.mean, dataset.std),
         1,
         layout,
@@ -253,11 +227,11 @@ def _trajectories(
     """Trains a group; returns float32 `[E, 1 + epochs, d]`."""
     count = len(training.labels)
     per_epoch = steps_per_epoch(count, ensemble.recipe.batch_size)
-    flatten = jax.vmap(lambda v: ravel_pytree(_ordered(v))[0])
+    flatten_all = jax.vmap(flatten)
 
     def snapshot(members):
         variables = jax.tree.map(lambda x: x[: len(group)], members.state.variables)
-        return to_host(flatten(variables))
+        return to_host(flatten_all(variables))
 
     subsets = everything(count, count, len(group))
     members = ensemble.begin(jax.random.key(0), group, subsets)

@@ -14,7 +14,7 @@ from d4a_jax.storage import fileio
 from d4a_jax.trajectories.experts import Experts
 
 # Experts that are asked, the first ones; their mean is all that is kept.
-_JUDGES = 3
+JUDGES = 3
 
 
 class Judgement(NamedTuple):
@@ -47,7 +47,7 @@ def judge(
       experts: the judges are the first of them.
       budget_gb: see `memory.exceeds_memory`.
     """
-    judges = min(experts.count, _JUDGES)
+    judges = min(experts.count, JUDGES)
     path = experts.store.directory / f"judgement-by-{judges}.npy"
     # One process without the file makes it necessary to judge in all of them.
     if not any_of(not path.exists())[0]:

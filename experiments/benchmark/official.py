@@ -227,9 +227,9 @@ class Session:
     def _arguments(self, config, num_classes):
         return types.SimpleNamespace(
             match="grad",
-            metric=_METRICS[config.matching.distance],
-            bias=config.matching.match_norm_and_bias,
-            fc=config.matching.match_classifier,
+            metric=_METRICS[config.method.distance],
+            bias=config.method.match_norm_and_bias,
+            fc=config.method.match_classifier,
             ipc=config.synthetic.images_per_class,
             factor=config.synthetic.factor,
             decode_type=config.synthetic.decode,

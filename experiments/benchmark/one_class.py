@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from d4a_jax import matching
-from d4a_jax.config import MatchingConfig
+from d4a_jax.methods import GradientMatching
 from d4a_jax.networks import create_network
 
 
 def match_class(
     spec: str,
-    settings: MatchingConfig,
+    settings: GradientMatching,
     variables: dict,
     label: int,
     real: np.ndarray,

@@ -137,7 +137,7 @@ class Subject:
     def _trace_evaluation(self, turns: int) -> Program:
         """Training from scratch on the synthetic images, initialization included."""
         run = self.run
-        pixels = np.asarray(finish(self.segment.pixels))
+        pixels = np.asarray(finish(self.segment.params["images"]))
         images = jnp.asarray(pixels.reshape(-1, *pixels.shape[2:]))
         labels = jnp.repeat(jnp.arange(len(pixels)), pixels.shape[1])
         subsets = everything(len(images), len(images), run.config.evaluation.repeats)

@@ -107,12 +107,12 @@ def compare(
 def _session(path, subject) -> official.Session:
     device = device_of_torch()
     logger.info("  the official code on %s", device)
-    state = subject.segment.surrogate
+    state = subject.segment.method
     return official.Session(
         official.load(path, device),
         subject.run.config,
         np.asarray(subject.task.data.images),
-        np.asarray(subject.segment.pixels),
+        np.asarray(subject.segment.params["images"]),
         official_weights(jax.tree.map(np.asarray, state.params)),
         device,
     )
@@ -138,8 +138,8 @@ def gradient_difference(session: official.Session, subject: Subject) -> float:
         _, theirs = official_match(session, real, new)
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
-    variables = subject.segment.surrogate.variables
-    _, ours = match_class(config.network, config.matching, variables, 0, real, new)
+    variables = subject.segment.method.variables
+    _, ours = match_class(config.network, config.method, variables, 0, real, new)
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 

@@ -29,13 +29,8 @@ DATASETS = {
 
 # Six experts of 20 epochs in batches of 64, where MTT has 100 of 50 epochs, of 256; the
 # students' steps and the windows are shortened with them.
-_EXPERTS = {
-    "experts": 6,
-    "epochs": 20,
-    "batch_size": 64,
-    "max_start_epoch": 8,
-    "student_steps": 10,
-}
+_EXPERTS = {"count": 6, "epochs": 20, "batch_size": 64}
+_STUDENTS = {"max_start_epoch": 8, "student_steps": 10}
 _RDED = {"baseline": "rded", "synthetic": {"factor": 1}}
 
 # The pixel learning rate of IDC is ours, as in `sweeps/cifar10_cpu.py`.
@@ -44,6 +39,7 @@ METHODS = methods(
     images_per_step=256,
     mtt={"learning_rate": 100.0},
     experts=_EXPERTS,
+    students=_STUDENTS,
     datm={"first_max_start_epoch": 4, "expansion_steps": 20},
     teacher="convnet:depth=3:width=32:norm=batch",
     teacher_epochs=8,

@@ -14,8 +14,8 @@ PASSES = cifar10_cpu.PASSES
 DATASETS = cifar10_cpu.DATASETS
 
 
-def _changed(method, **sections):
-    return merged(cifar10_cpu.METHODS[method], sections)
+def _changed(name, **sections):
+    return merged(cifar10_cpu.METHODS[name], sections)
 
 
 _REAL = {"init": "real"}
@@ -24,7 +24,7 @@ METHODS = {
     "dc_real_init": _changed("dc", synthetic=_REAL),
     "cafe_real_init": _changed("cafe", synthetic=_REAL),
     "sre2l_real_init": _changed("sre2l", synthetic=_REAL),
-    "sre2l_statistics_0.1": _changed("sre2l", matching={"statistics_weight": 0.1}),
+    "sre2l_statistics_0.1": _changed("sre2l", method={"statistics_weight": 0.1}),
     # SelMatch leaves out the hardest 0.8 x 10 of 5,000 images, which suits sets of
     # several percent of the data; here its window begins in the middle of a class.
     "selmatch_middle": _changed("selmatch", synthetic={"skip_hardest": 250.0}),

@@ -20,6 +20,7 @@ def methods(
     images_per_step: int,
     mtt: Values,
     experts: Values,
+    students: Values,
     datm: Values,
     teacher: str,
     teacher_epochs: int,
@@ -30,7 +31,8 @@ def methods(
       idc_rate: base pixel learning rate of IDC and what is built on it.
       images_per_step: real images that train their networks between two steps.
       mtt: section `matching` of all that match trajectories.
-      experts: section `trajectory` of these.
+      experts: section `experts` of these.
+      students: section `method` of these.
       datm: what DATM's window adds to it.
       teacher: SRe2L's network, with batch norm for the statistics that it matches.
       teacher_epochs: how long it is trained on the real images.
@@ -45,7 +47,7 @@ def methods(
         "network": teacher,
         "network_training": {"pretrain_epochs": teacher_epochs},
     }
-    trajectories = {"matching": mtt, "trajectory": experts}
+    trajectories = {"matching": mtt, "experts": experts, "method": students}
     return {
         "random": {"baseline": "random"},
         "herding": {"baseline": "herding"},
@@ -68,8 +70,9 @@ def methods(
         "d4a_dm": {"config": "cifar10_d4a_dm", "synthetic": _TWO_SEGMENTS}
         | {"matching": _DM_RATE},
         "mtt": {"config": "cifar10_mtt"} | trajectories,
-        "datm": {"config": "cifar10_datm", "matching": mtt}
-        | {"trajectory": experts | datm},
+        "datm": {"config": "cifar10_datm"}
+        | trajectories
+        | {"method": students | datm},
         "selmatch": {"config": "tin50_selmatch"} | trajectories,
         "d4a_mtt": {"config": "cifar10_d4a_mtt", "synthetic": _TWO_SEGMENTS}
         | trajectories,

@@ -12,16 +12,18 @@ Sources of the defaults, by section:
 
     network             published (IDC): ConvNet-3, width 128, instance norm
     synthetic           published (IDC): factor 2, single decode, real init; one segment
-    matching            published (IDC): mse, kernels only, 64 real images of a class
-                        and at most 128 synthetic ones per step, base learning rate
-                        5e-3, momentum 0.5, 2000 networks of 100 steps, clipping when a
-                        network starts; its learning rate counts the images per class of
-                        the segment (ours; the same for one segment)
-    trajectory          published (MTT): 100 experts of 50 epochs, SGD 0.01 without
-                        momentum, batch 256; students of 30 steps on all images, two
-                        expert epochs ahead, start epochs below 20, step size 0.01
+    matching            published (IDC): 64 real images of a class and at most 128
+                        synthetic ones per step, base learning rate 5e-3, momentum 0.5,
+                        2000 networks of 100 steps, clipping when a network starts; its
+                        learning rate counts the images per class of the segment (ours;
+                        the same for one segment)
+    method              published (IDC): gradient matching, mse, kernels only. Trajectory
+                        matching, published (MTT): students of 30 steps on all images,
+                        two expert epochs ahead, start epochs below 20, step size 0.01
                         learned at 1e-5; hard labels, and DATM's momentum of 0.9 where
                         they are learned
+    experts             published (MTT): 100 of 50 epochs, SGD 0.01 without momentum,
+                        batch 256
     network_training    published (IDC): 2000 images between steps, SGD 0.01, momentum
                         0.9, weight decay 5e-4, batch 64, CutMix 0.5
     filter              ours: three networks vote by their mean softmax; at least
@@ -40,6 +42,7 @@ import typing
 from ml_collections import ConfigDict, config_dict
 
 from d4a_jax.config import Config
+from d4a_jax.methods import METHODS, MethodOptions
 
 
 def get_config() -> ConfigDict:
@@ -67,6 +70,22 @@ def finish(config: ConfigDict, arg: str) -> ConfigDict:
     return config
 
 
+def choose_method(config: ConfigDict, name: str) -> None:
+    """Puts the options of another method, at their defaults, in the place of `method`.
+
+    Raises:
+      UnknownName: no method goes by the name.
+    """
+    _put_method(config, METHODS[name]())
+
+
+def _put_method(config, options: MethodOptions):
+    typed = _typed(options)
+    typed.name = METHODS.name_of(type(options))
+    with config.unlocked():
+        config.method = typed.lock()
+
+
 def _typed(section) -> ConfigDict:
     """A dataclass as a ConfigDict, whose values keep the types of the fields.
 
@@ -78,6 +97,9 @@ def _typed(section) -> ConfigDict:
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         types = set(typing.get_args(hints[field.name])) - {type(None)}
+        if isinstance(value, MethodOptions):
+            _put_method(typed, value)
+            continue
         if dataclasses.is_dataclass(value):
             value = _typed(value)
         elif types:
@@ -98,7 +120,12 @@ def _shrink(config: ConfigDict) -> None:
     config.matching.inner_iterations = 2
     config.matching.batch_real = 8
     config.matching.batch_syn_max = 8
-    _shrink_trajectory(config.trajectory)
+    name, options = config.method.name, config.method.to_dict()
+    del options["name"]
+    _put_method(config, METHODS[name](**options).shrunk())
+    config.experts.count = 2
+    config.experts.epochs = 4
+    config.experts.batch_size = 64
     config.network_training.batch_size = 16
     for name in ("stage_epochs", "pretrain_epochs"):
         config.network_training[name] = min(config.network_training[name], 1)
@@ -114,18 +141,6 @@ def _shrink(config: ConfigDict) -> None:
     config.evaluation.max_steps = 10
     config.evaluation.repeats = 2
     config.evaluation.batch_size = 16
-
-
-def _shrink_trajectory(trajectory: ConfigDict) -> None:
-    """Two experts and short students, with a window of the same kind."""
-    trajectory.experts = 2
-    trajectory.epochs = 4
-    trajectory.batch_size = 64
-    trajectory.min_start_epoch = min(trajectory.min_start_epoch, 1)
-    trajectory.max_start_epoch = 3
-    if trajectory.first_max_start_epoch:
-        trajectory.first_max_start_epoch = 2
-    trajectory.student_steps = 2
 
 
 def _narrow(network: str) -> str:

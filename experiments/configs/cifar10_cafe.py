@@ -12,7 +12,7 @@ What differs from `base.py`, and where it comes from:
     synthetic.images_per_class           10          published
     synthetic.factor                     1           published: images as they are
     synthetic.init                       noise       published; around gray, ours
-    matching.surrogate                   cafe        published
+    method.name                          cafe        published
     matching.batch_real                  256         published
     matching.augmentation                none        published
     matching.learning_rate               0.1         published
@@ -42,8 +42,6 @@ from experiments.configs import base, cifar10_dc
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration; `arg` is empty or `smoke`."""
     config = cifar10_dc.get_config()
-    config.matching.surrogate = "cafe"
-    config.matching.distance = "mse"
-    config.matching.match_classifier = False
+    base.choose_method(config, "cafe")
     config.matching.outer_iterations = 2000
     return base.finish(config, arg)

@@ -10,7 +10,7 @@ form, the mean embedding of the union of all segments.
     synthetic.images_per_class        10            published (DM)
     synthetic.segments                5             ours: 2 images per class each
     synthetic.factor                  1             published (DM)
-    matching.surrogate                distribution  published (DM)
+    method.name                       distribution_matching  published (DM)
     matching.batch_real               256           published (DM)
     matching.augmentation             all six       published (DM)
     matching.learning_rate            0.2           transposed: DM's 1.0 for the mean of

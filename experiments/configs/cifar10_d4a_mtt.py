@@ -3,7 +3,7 @@
     python experiments/run.py --config=configs/cifar10_d4a_mtt.py
 
 The student of a segment trains on all segments so far, and the window of start epochs
-moves with what the filter keeps (see `d4a_jax/surrogates/trajectory.py`). With
+moves with what the filter keeps (see `d4a_jax/methods/trajectory.py`). With
 `--config.synthetic.segments=1 --config.matching.outer_iterations=5000` it is MTT.
 
 What differs from `base.py`, and where it comes from. MTT's values are those for
@@ -13,7 +13,7 @@ CIFAR-10 without ZCA whitening:
     synthetic.segments              5           ours: 2 images per class each;
                                                 published by PDD for its stages
     synthetic.factor                1           published (MTT)
-    matching.surrogate              trajectory  published (MTT)
+    method.name                     trajectory_matching  published (MTT)
     matching.augmentation           DSA's       published (MTT), in IDC's form: all of
                                                 its parts at once, where theirs draws
                                                 one
@@ -25,7 +25,7 @@ CIFAR-10 without ZCA whitening:
                                                 an equal share for every segment
     matching.inner_iterations       1           ours: pixels are kept in range in every
                                                 step
-    trajectory.max_start_epoch      15          published (MTT, without ZCA)
+    method.max_start_epoch          15          published (MTT, without ZCA)
     filter.guard                    True        transposed: that of gradient matching,
                                                 ours
 
@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = "cifar10"
     config.synthetic.segments = 5
     config.synthetic.factor = 1
-    config.matching.surrogate = "trajectory"
+    base.choose_method(config, "trajectory_matching")
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
     config.matching.learning_rate = 1000.0
     config.matching.learning_rate_scaling = "none"
@@ -50,6 +50,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.matching.steps = "joint"
     config.matching.outer_iterations = 1000
     config.matching.inner_iterations = 1
-    config.trajectory.max_start_epoch = 15
+    config.method.max_start_epoch = 15
     config.filter.guard = True
     return base.finish(config, arg)

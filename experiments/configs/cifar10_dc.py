@@ -11,8 +11,8 @@ What differs from `base.py`, and where it comes from:
     synthetic.images_per_class           10          published
     synthetic.factor                     1           published: images as they are
     synthetic.init                       noise       published; around gray, ours
-    matching.distance                    cosine      published: per output unit
-    matching.match_classifier            True        published
+    method.distance                      cosine      published: per output unit
+    method.match_classifier              True        published
     matching.batch_real                  256         published
     matching.augmentation                none        published
     matching.learning_rate               0.1         published
@@ -45,8 +45,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.images_per_class = 10
     config.synthetic.factor = 1
     config.synthetic.init = "noise"
-    config.matching.distance = "cosine"
-    config.matching.match_classifier = True
+    config.method.distance = "cosine"
+    config.method.match_classifier = True
     config.matching.batch_real = 256
     config.matching.augmentation = "none"
     config.matching.learning_rate = 0.1

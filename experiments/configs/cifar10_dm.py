@@ -7,7 +7,7 @@ What differs from `base.py`, and where it comes from:
     data.name                         cifar10       published
     synthetic.images_per_class        10            published
     synthetic.factor                  1             published: images as they are
-    matching.surrogate                distribution  published: mean embeddings
+    method.name                       distribution_matching  published: mean embeddings
     matching.batch_real               256           published
     matching.augmentation             all six       published (DSA's)
     matching.learning_rate            1.0           published, up to 50 per class
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = "cifar10"
     config.synthetic.images_per_class = 10
     config.synthetic.factor = 1
-    config.matching.surrogate = "distribution"
+    base.choose_method(config, "distribution_matching")
     config.matching.batch_real = 256
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
     config.matching.learning_rate = 1.0

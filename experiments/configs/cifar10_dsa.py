@@ -8,8 +8,8 @@ and one draw of DSA's augmentation for the real and the synthetic images of a cl
     data.name                            cifar10     published
     synthetic.images_per_class           10          published
     synthetic.factor                     1           published (DC)
-    matching.distance                    cosine      published (DC)
-    matching.match_classifier            True        published (DC)
+    method.distance                      cosine      published (DC)
+    method.match_classifier              True        published (DC)
     matching.batch_real                  256         published (DC)
     matching.augmentation                all six     published
     matching.learning_rate               0.1         published (DC)

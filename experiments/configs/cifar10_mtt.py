@@ -3,7 +3,7 @@
     python experiments/run.py --config=configs/cifar10_mtt.py
 
 The 100 experts take 6.5 GB, or half of it with
-`--config.trajectory.storage_dtype=bfloat16`; `python experiments/experts.py` with the
+`--config.experts.storage_dtype=bfloat16`; `python experiments/experts.py` with the
 same configuration trains them ahead.
 
 What differs from `base.py`, and where it comes from. The values are MTT's for CIFAR-10
@@ -11,7 +11,7 @@ without ZCA whitening, which is not done here:
 
     data.name                       cifar10     published (MTT)
     synthetic.factor                1           published (MTT)
-    matching.surrogate              trajectory  published (MTT)
+    method.name                     trajectory_matching  published (MTT)
     matching.augmentation           DSA's       published (MTT), in IDC's form: all of
                                                 its parts at once, where theirs draws
                                                 one
@@ -22,7 +22,7 @@ without ZCA whitening, which is not done here:
     matching.outer_iterations       5000        published (MTT)
     matching.inner_iterations       1           ours: pixels are kept in range in every
                                                 step
-    trajectory.max_start_epoch      15          published (MTT, without ZCA)
+    method.max_start_epoch          15          published (MTT, without ZCA)
 
 The evaluation is that of `base.py` and not MTT's, which takes the learned step size.
 """
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.get_config()
     config.data.name = "cifar10"
     config.synthetic.factor = 1
-    config.matching.surrogate = "trajectory"
+    base.choose_method(config, "trajectory_matching")
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
     config.matching.learning_rate = 1000.0
     config.matching.learning_rate_scaling = "none"
@@ -45,5 +45,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.matching.steps = "joint"
     config.matching.outer_iterations = 5000
     config.matching.inner_iterations = 1
-    config.trajectory.max_start_epoch = 15
+    config.method.max_start_epoch = 15
     return base.finish(config, arg)

@@ -12,7 +12,7 @@ What differs from `base.py`, and where it comes from:
     data.name                      cifar10  published
     synthetic.images_per_class     10       published
     synthetic.segments             5        published: 5 stages of 2 images per class
-    matching.union                 True     published
+    method.union                   True     published
     network_training.stage_epochs  200      published
     filter.enabled                 False    published (authors' code)
 
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = "cifar10"
     config.synthetic.images_per_class = 10
     config.synthetic.segments = 5
-    config.matching.union = True
+    config.method.union = True
     config.network_training.stage_epochs = 200
     config.filter.enabled = False
     return base.finish(config, arg)

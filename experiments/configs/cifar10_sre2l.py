@@ -14,7 +14,7 @@ What differs from `base.py`, and where it comes from:
     synthetic.images_per_class        10            ours
     synthetic.factor                  1             published: images as they are
     synthetic.init                    noise         published
-    matching.surrogate                inversion     published
+    method.name                       inversion     published
     matching.optimizer                adam          published: betas 0.5 and 0.9, cosine
     matching.augmentation             crop_flip     transposed: random resized crops and
                                                     flips
@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.images_per_class = 10
     config.synthetic.factor = 1
     config.synthetic.init = "noise"
-    config.matching.surrogate = "inversion"
+    base.choose_method(config, "inversion")
     config.matching.optimizer = "adam"
     config.matching.augmentation = "crop_flip"
     config.matching.learning_rate = 0.1

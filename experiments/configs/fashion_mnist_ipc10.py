@@ -7,7 +7,7 @@ What differs from `base.py`, and where it comes from:
     data.name                         fashion_mnist  published (IDC)
     synthetic.images_per_class        10             published (IDC)
     synthetic.segments                5              transposed: CIFAR-10's, ours
-    matching.distance                 l1             published (IDC)
+    method.distance                   l1             published (IDC)
     matching.learning_rate            1e-4           published (IDC)
     matching.outer_iterations         400            transposed: IDC's 2000 networks of
                                                      100 steps in total, an equal share
@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = "fashion_mnist"
     config.synthetic.images_per_class = 10
     config.synthetic.segments = 5
-    config.matching.distance = "l1"
+    config.method.distance = "l1"
     config.matching.learning_rate = 1e-4
     config.matching.outer_iterations = 400
     config.network_training.images_per_step = 500

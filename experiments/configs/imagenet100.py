@@ -12,7 +12,7 @@ What differs from `base.py`, and where it comes from:
     synthetic.images_per_class           10           published (IDC)
     synthetic.segments                   5            transposed: CIFAR-10's, ours
     synthetic.factor                     3            published (IDC)
-    matching.distance                    l1           published (IDC)
+    method.distance                      l1           published (IDC)
     matching.learning_rate               1e-3 / 49    published (IDC): 1e-3, counted
                                                       from a side of 224 and not of 32
     matching.batch_real                  128          published (IDC)
@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.images_per_class = 10
     config.synthetic.segments = 5
     config.synthetic.factor = 3
-    config.matching.distance = "l1"
+    config.method.distance = "l1"
     config.matching.learning_rate = 1e-3 / (224 / 32) ** 2
     config.matching.batch_real = 128
     config.matching.outer_iterations = 100

@@ -11,7 +11,7 @@ What differs from `base.py`, and where it comes from:
     synthetic.images_per_class          50               published (DATM)
     synthetic.factor                    1                published (DATM)
     synthetic.init                      correct          published (DATM)
-    matching.surrogate                  trajectory       published (DATM)
+    method.name                         trajectory_matching  published (DATM)
     matching.augmentation               DSA's            published (DATM), in IDC's
                                                          form: all of its parts at
                                                          once, where theirs draws one
@@ -22,15 +22,15 @@ What differs from `base.py`, and where it comes from:
     matching.outer_iterations           10_000           published (DATM)
     matching.inner_iterations           1                ours: pixels are kept in range
                                                          in every step
-    trajectory.epochs                   100              published (DATM)
-    trajectory.storage_dtype            bfloat16         ours: half of the disk
-    trajectory.min_start_epoch          40               published (DATM)
-    trajectory.max_start_epoch          70               published (DATM)
-    trajectory.student_steps            20               published (DATM)
-    trajectory.batch_syn                1000             published (DATM)
-    trajectory.step_size_learning_rate  1e-4             published (DATM)
-    trajectory.skip_loss_above          1.0              published (DATM)
-    trajectory.label_learning_rate      10.0             published (DATM)
+    experts.epochs                      100              published (DATM)
+    experts.storage_dtype               bfloat16         ours: half of the disk
+    method.min_start_epoch              40               published (DATM)
+    method.max_start_epoch              70               published (DATM)
+    method.student_steps                20               published (DATM)
+    method.batch_syn                    1000             published (DATM)
+    method.step_size_learning_rate      1e-4             published (DATM)
+    method.skip_loss_above              1.0              published (DATM)
+    method.label_learning_rate          10.0             published (DATM)
     evaluation.max_steps                50_000           ours: to save time, as in
                                                          tin50
 
@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.images_per_class = 50
     config.synthetic.factor = 1
     config.synthetic.init = "correct"
-    config.matching.surrogate = "trajectory"
+    base.choose_method(config, "trajectory_matching")
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
     config.matching.learning_rate = 100.0
     config.matching.learning_rate_scaling = "none"
@@ -61,14 +61,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.matching.steps = "joint"
     config.matching.outer_iterations = 10_000
     config.matching.inner_iterations = 1
-    config.trajectory.epochs = 100
-    config.trajectory.storage_dtype = "bfloat16"
-    config.trajectory.min_start_epoch = 40
-    config.trajectory.max_start_epoch = 70
-    config.trajectory.student_steps = 20
-    config.trajectory.batch_syn = 1000
-    config.trajectory.step_size_learning_rate = 1e-4
-    config.trajectory.skip_loss_above = 1.0
-    config.trajectory.label_learning_rate = 10.0
+    config.experts.epochs = 100
+    config.experts.storage_dtype = "bfloat16"
+    config.method.min_start_epoch = 40
+    config.method.max_start_epoch = 70
+    config.method.student_steps = 20
+    config.method.batch_syn = 1000
+    config.method.step_size_learning_rate = 1e-4
+    config.method.skip_loss_above = 1.0
+    config.method.label_learning_rate = 10.0
     config.evaluation.max_steps = 50_000
     return base.finish(config, arg)

@@ -17,7 +17,7 @@ What differs from `base.py`, and where it comes from:
                                                                 beta
     synthetic.frozen_share          0.4                         published (SelMatch): 1
                                                                 - alpha
-    matching.surrogate              trajectory                  published (SelMatch)
+    method.name                     trajectory_matching         published (SelMatch)
     matching.augmentation           DSA's                       published (SelMatch),
                                                                 in IDC's form: all of
                                                                 its parts at once,
@@ -29,12 +29,12 @@ What differs from `base.py`, and where it comes from:
     matching.outer_iterations       10_000                      published (SelMatch)
     matching.inner_iterations       1                           ours: pixels are kept
                                                                 in range in every step
-    trajectory.epochs               100                         published (SelMatch)
-    trajectory.storage_dtype        bfloat16                    ours: half of the disk
-    trajectory.max_start_epoch      80                          published (SelMatch)
-    trajectory.student_steps        20                          published (SelMatch)
-    trajectory.batch_syn            125                         published (SelMatch)
-    trajectory.step_size            1e-3                        published (SelMatch)
+    experts.epochs                  100                         published (SelMatch)
+    experts.storage_dtype           bfloat16                    ours: half of the disk
+    method.max_start_epoch          80                          published (SelMatch)
+    method.student_steps            20                          published (SelMatch)
+    method.batch_syn                125                         published (SelMatch)
+    method.step_size                1e-3                        published (SelMatch)
     evaluation.max_steps            50_000                      ours: to save time, as
                                                                 in tin50
 """
@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.synthetic.init = "window"
     config.synthetic.skip_hardest = 0.8
     config.synthetic.frozen_share = 0.4
-    config.matching.surrogate = "trajectory"
+    base.choose_method(config, "trajectory_matching")
     config.matching.augmentation = "color_crop_cutout_flip_scale_rotate"
     config.matching.learning_rate = 1000.0
     config.matching.learning_rate_scaling = "none"
@@ -62,11 +62,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.matching.steps = "joint"
     config.matching.outer_iterations = 10_000
     config.matching.inner_iterations = 1
-    config.trajectory.epochs = 100
-    config.trajectory.storage_dtype = "bfloat16"
-    config.trajectory.max_start_epoch = 80
-    config.trajectory.student_steps = 20
-    config.trajectory.batch_syn = 125
-    config.trajectory.step_size = 1e-3
+    config.experts.epochs = 100
+    config.experts.storage_dtype = "bfloat16"
+    config.method.max_start_epoch = 80
+    config.method.student_steps = 20
+    config.method.batch_syn = 125
+    config.method.step_size = 1e-3
     config.evaluation.max_steps = 50_000
     return base.finish(config, arg)

@@ -9,18 +9,17 @@ from jax import lax
 
 from d4a_jax import rng
 from d4a_jax.augment import siamese_augment
-from d4a_jax.devices.parallel import split_batch
 from d4a_jax.formation import form_tiles
-from d4a_jax.surrogates.base import SurrogateContext, Task
+from d4a_jax.methods.base import Params, Setting, Task
 
 
 class StudentInputs(NamedTuple):
-    """What a student sees and what is learned, of all classes and segments.
+    """The learned inputs of a student, of all classes and segments.
 
     Attributes:
       images: float32 `[s, h, w, c]`, stored images.
-      logits: float32 `[s, factor**2, classes]`, logits of the labels of what is formed
-        from them; None where labels are hard.
+      logits: float32 `[s, factor**2, classes]`, logits of the labels of the images that
+        are formed from them; None where labels are hard.
     """
 
     images: jax.Array
@@ -28,14 +27,14 @@ class StudentInputs(NamedTuple):
 
 
 class StudentBatches(NamedTuple):
-    """What a student trains on.
+    """The training set of a student and its batches.
 
     Attributes:
       inputs: stored images of all classes and segments, and learned labels.
       labels: int32 `[s]`, hard ones.
       rows: int32 `[N, b]`, which images are in the batch of each step.
       tiles: int32 `[N, b]`, which of its tiles is formed.
-      weights: float32 `[N, b]`, zero for what fills up a batch.
+      weights: float32 `[N, b]`, zero for the images that only fill up a batch.
       keys: typed keys `[N]`, of the augmentation.
     """
 
@@ -49,10 +48,11 @@ class StudentBatches(NamedTuple):
 
 def draw_batches(
     key: jax.Array,
-    context: SurrogateContext,
-    pixels: jax.Array,
+    setting: Setting,
+    steps: int,
+    batch_syn: int | None,
+    params: Params,
     task: Task,
-    logits: jax.Array | None = None,
 ) -> StudentBatches:
     """The union of all segments so far, and the batches of a student's steps.
 
@@ -61,18 +61,20 @@ def draw_batches(
 
     Args:
       key: of the step.
-      context: the surroundings.
-      pixels: float32 `[C, n, h, w, c]`, the segment in the making.
+      setting: the plain values.
+      steps: N.
+      batch_syn: formed images of a batch; None for all.
+      params: "images" of the segment in the making and, where they are learned, the
+        logits of its "labels" `[C, n, factor**2, classes]`.
       task: with the earlier segments.
-      logits: float32 `[C, n, factor**2, classes]`, of the segment's labels; None for
-        hard labels.
     """
-    settings, tiles = context.config.trajectory, context.config.synthetic.factor**2
-    union, filled = _union(context, StudentInputs(pixels, logits), task)
+    tiles = setting.factor**2
+    own = StudentInputs(params["images"], params.get("labels"))
+    union, filled = _union(setting, own, task)
     places = filled.shape[1]
     # Nothing here may depend on how many classes only fill up the devices.
-    everything = context.network.num_classes * places * tiles
-    size = min(settings.batch_syn or everything, everything)
+    everything = setting.network.num_classes * places * tiles
+    size = min(batch_syn or everything, everything)
     count = jnp.sum(filled) * tiles
     per_pass = -(-count // size)
 
@@ -82,15 +84,15 @@ def draw_batches(
         drawn = order[positions % count]
         return drawn // tiles, drawn % tiles, positions < count
 
-    steps = jnp.arange(settings.student_steps)
-    rows, tile, own = lax.map(of_step, steps)
+    numbers = jnp.arange(steps)
+    rows, tile, own = lax.map(of_step, numbers)
     return StudentBatches(
         jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), union),
         jnp.repeat(task.data.labels, places),
         rows,
         tile,
         own.astype(jnp.float32),
-        jax.vmap(lambda step: rng.stream(key, "augment", step))(steps),
+        jax.vmap(lambda step: rng.stream(key, "augment", step))(numbers),
     )
 
 
@@ -103,14 +105,14 @@ def _order(key, task, filled, tiles):
     return jnp.argsort(priority.ravel()).astype(jnp.int32)
 
 
-def _union(context, own, task):
+def _union(setting, own, task):
     """Inputs `[C, p + n, ...]` of all segments so far, and which places count."""
     real = task.data.counts > 0
-    if not context.has_previous:
+    if not setting.has_previous:
         return own, jnp.broadcast_to(real[:, None], own.images.shape[:2])
     previous = StudentInputs(task.previous.astype(jnp.float32) / 255.0)
     if own.logits is not None:
-        previous = previous._replace(logits=task.previous_logits.astype(jnp.float32))
+        previous = previous._replace(logits=task.previous_labels.astype(jnp.float32))
     join = lambda earlier, new: jnp.concatenate([earlier, new], axis=1)
     number = jnp.arange(task.previous.shape[1] + own.images.shape[1])
     filled = (number < task.num_previous) | (number >= task.previous.shape[1])
@@ -118,7 +120,7 @@ def _union(context, own, task):
 
 
 def student_loss(
-    context: SurrogateContext,
+    setting: Setting,
     variables: dict,
     student: StudentBatches,
     batch: StudentInputs,
@@ -129,16 +131,15 @@ def student_loss(
     Where labels are learned they are the softmax of the batch's logits (DATM, Guo et
     al. 2024, section 3.3), and the loss depends on these as on the images.
     """
-    factor = context.config.synthetic.factor
-    formed = form_tiles(batch.images, student.tiles[index], factor)
+    formed = form_tiles(batch.images, student.tiles[index], setting.factor)
     augmented = siamese_augment(
         student.keys[index],
-        context.normalize(formed),
-        context.config.matching.augmentation,
+        setting.normalize(formed),
+        setting.augmentation,
         shared=False,
     )
-    augmented = split_batch(context.layout, augmented)
-    logits, _ = context.network.apply(variables, augmented, True)
+    augmented = setting.split_batch(augmented)
+    logits, _ = setting.network.apply(variables, augmented, True)
     if batch.logits is None:
         labels = student.labels[student.rows[index]]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -1,7 +1,6 @@
 """Every objective and its pixel gradient against a plain reference in float64."""
 
 import dataclasses
-import importlib
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -16,12 +15,12 @@ from d4a_jax import formation
 from d4a_jax.config import Config, ConfigError, from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.devices.parallel import make_layout
-from d4a_jax.distillation.run import check_fit
+from d4a_jax.distillation.run import check_fit, setting_of
 from d4a_jax.distillation.segments import pixel_learning_rate, pixel_optimizer
+from d4a_jax.methods import METHODS, Batch, Task, inversion
+from d4a_jax.methods.inner_networks import fresh_network, train_between_steps
 from d4a_jax.networks import create_network
-from d4a_jax.real_data import index_classes, load_real_data, make_pool
-from d4a_jax.surrogates import SURROGATES, SurrogateContext, Task
-from d4a_jax.surrogates.network_updates import fresh_network, train_between_steps
+from d4a_jax.real_data import index_classes, load_real_data, make_pool, read_rows
 from d4a_jax.training import NetworkState, Normalization
 
 CLASSES, PER_CLASS, SHAPE = 3, 5, (8, 8, 3)
@@ -45,7 +44,7 @@ def make_config(**sections):
 
 
 def make_case(config, has_previous=True, dtype=np.float64):
-    """Context, task and pixels; batches as large as what they are drawn from."""
+    """Setting, task and pixels; batches as large as what they are drawn from."""
     draw = np.random.default_rng(0)
     layout = make_layout(1)
     network = create_network(config.network, CLASSES, SHAPE, dtype)
@@ -58,11 +57,23 @@ def make_case(config, has_previous=True, dtype=np.float64):
     task = Task(data, make_pool(kept, layout), jnp.array(previous), jnp.int32(1))
     pixels = draw.uniform(size=(CLASSES, 2, *SHAPE)).astype(dtype)
     normalize = Normalization(tuple(MEAN), tuple(STD))
-    return (
-        SurrogateContext(config, network, normalize, layout, has_previous),
-        task,
-        pixels,
-    )
+    setting = setting_of(config, network, normalize, layout, has_previous)
+    return setting._replace(has_previous=has_previous), task, pixels
+
+
+def take_step(method, step, state, task, pixels):
+    """The loss and the pixel gradient of one step."""
+
+    @jax.jit
+    def update(state, pixels):
+        real = read_rows(make_layout(1), task.data, method.draw(KEY, step, task))
+        batch = Batch(task, real)
+        gradient, _, figures = method.update(
+            KEY, step, state, {"images": pixels}, batch
+        )
+        return figures["matching_loss"], gradient["images"]
+
+    return update(state, pixels)
 
 
 # --- the plain reference -------------------------------------------------------------
@@ -81,15 +92,16 @@ def gradient_of(network, variables, images, label, config):
     gradient = jax.grad(loss)(variables["params"])
     blocks = [gradient[f"block{i}"]["conv"]["kernel"] for i in range(2)]
     classifier = [gradient["classifier"]["kernel"]]
-    return blocks + (classifier if config.matching.match_classifier else [])
+    return blocks + (classifier if config.method.match_classifier else [])
 
 
 def features_of(network, variables, images, label, config):
     *maps, embedding = network.features(variables, images, True)
-    chosen = [embedding] if config.matching.features == "embedding" else maps
-    if config.matching.surrogate == "cafe":
-        scale = np.sqrt(config.matching.early_weight)
+    if config.method_name == "cafe":
+        scale = np.sqrt(config.method.early_weight)
         chosen = [scale * maps[0], maps[1], embedding]
+    else:
+        chosen = [embedding] if config.method.features == "embedding" else maps
     return [sum(x[i] for i in range(len(x))) / len(x) for x in chosen]
 
 
@@ -104,18 +116,18 @@ def plain_distance(name, left, right):
     return total
 
 
-def reference(context, task, variables, pixels):
+def reference(config, setting, task, variables, pixels):
     """Sum over classes of the loss, image by image and union by union."""
-    config, factor = context.config, context.config.synthetic.factor
-    of = gradient_of if config.matching.surrogate == "gradient" else features_of
+    factor = setting.factor
+    of = gradient_of if config.method_name == "gradient_matching" else features_of
     total = 0.0
-    if config.matching.surrogate == "cafe":
-        total += config.matching.discrimination * plain_discrimination(
-            context, task, variables, pixels
+    if config.method_name == "cafe":
+        total += config.method.discrimination * plain_discrimination(
+            setting, task, variables, pixels
         )
     for c in range(CLASSES):
-        measure = lambda x, c=c: of(context.network, variables, x, c, config)
-        compare = lambda x, y: plain_distance(config.matching.distance, x, y)
+        measure = lambda x, c=c: of(setting.network, variables, x, c, config)
+        compare = lambda x, y: plain_distance(config.method.distance, x, y)
         new = normalized(formation.form(pixels[c], factor))
         old = normalized(formation.form(task.previous[c, :1] / 255.0, factor))
         both = jnp.concatenate([old, new])
@@ -123,21 +135,21 @@ def reference(context, task, variables, pixels):
             normalized(task.data.images[c]),
             normalized(task.data.images[c, :KEPT]),
         )
-        matched = both if config.matching.union and context.has_previous else new
+        matched = both if config.method.union and setting.has_previous else new
         total += compare(measure(matched), measure(kept))
-        if context.has_previous and config.regularizer.name == "union":
+        if setting.has_previous and config.regularizer.name == "union":
             penalty = compare(measure(both), measure(real))
             total += config.regularizer.weight * penalty
-        if context.has_previous and config.regularizer.name == "previous":
+        if setting.has_previous and config.regularizer.name == "previous":
             penalty = compare(measure(new), measure(old))
             total += config.regularizer.weight * penalty
     return total
 
 
-def plain_discrimination(context, task, variables, pixels):
+def plain_discrimination(setting, task, variables, pixels):
     """CAFE's second term, real image by real image."""
-    embed = lambda x: context.network.features(variables, normalized(x), True)[-1]
-    factor = context.config.synthetic.factor
+    embed = lambda x: setting.network.features(variables, normalized(x), True)[-1]
+    factor = setting.factor
     centers = [embed(formation.form(pixels[c], factor)).mean(0) for c in range(CLASSES)]
     total = 0.0
     for c in range(CLASSES):
@@ -150,33 +162,30 @@ def plain_discrimination(context, task, variables, pixels):
 CASES = {
     "cafe": (
         {
-            "matching": {
-                "surrogate": "cafe",
-                "early_weight": 0.3,
-                "discrimination": 0.7,
-            },
+            "method": {"name": "cafe", "early_weight": 0.3, "discrimination": 0.7},
             "regularizer": {"name": "previous", "weight": 0.3},
         },
         True,
     ),
-    "dm": ({"matching": {"surrogate": "distribution"}}, True),
+    "dm": ({"method": {"name": "distribution_matching"}}, True),
     "dm-union": (
         {
-            "matching": {"surrogate": "distribution", "batch_real": KEPT * PER_CLASS},
+            "method": {"name": "distribution_matching"},
+            "matching": {"batch_real": KEPT * PER_CLASS},
             "regularizer": {"name": "union", "weight": 0.7},
         },
         True,
     ),
     "idc-features": (
         {
-            "matching": {"surrogate": "distribution", "features": "layers"},
+            "method": {"name": "distribution_matching", "features": "layers"},
             "regularizer": {"name": "previous", "weight": 0.3},
         },
         True,
     ),
-    "dc": ({"matching": {"distance": "cosine", "match_classifier": True}}, False),
-    "pdd": ({"matching": {"union": True}}, True),
-    "pdd-first": ({"matching": {"union": True}}, False),
+    "dc": ({"method": {"distance": "cosine", "match_classifier": True}}, False),
+    "pdd": ({"method": {"union": True}}, True),
+    "pdd-first": ({"method": {"union": True}}, False),
 }
 
 
@@ -184,47 +193,44 @@ CASES = {
 def test_loss_and_pixel_gradient_equal_the_reference(name):
     sections, has_previous = CASES[name]
     with jax.enable_x64(True):
-        context, task, pixels = make_case(make_config(**sections), has_previous)
-        surrogate = SURROGATES[context.config.matching.surrogate](context)
-        state = surrogate.init(KEY, task)
+        config = make_config(**sections)
+        setting, task, pixels = make_case(config, has_previous)
+        method = config.method.build(setting)
+        state = method.init(KEY, task)
         # Away from the zeros and ones of norms and from symmetric classifiers.
         draw = np.random.default_rng(1).normal
         params = jax.tree.map(
             lambda x: (draw(size=x.shape) / 2).astype(x.dtype), state.params
         )
         state = state._replace(params=params)
-        result, _ = jax.jit(surrogate.update)(KEY, jnp.int32(1), state, pixels, task)
-        wanted = jax.jit(lambda x: reference(context, task, state.variables, x))
-        loss = result.metrics["matching_loss"] * CLASSES
+        loss, gradient = take_step(method, jnp.int32(1), state, task, pixels)
+        wanted = jax.jit(lambda x: reference(config, setting, task, state.variables, x))
+        loss = loss * CLASSES
         np.testing.assert_allclose(loss, wanted(pixels), rtol=1e-6)
         for seed in range(3):
             direction = np.random.default_rng(seed).normal(size=pixels.shape)
             ends = [wanted(pixels + h * direction) for h in (1e-6, -1e-6)]
             slope = (ends[0] - ends[1]) / 2e-6
-            found = np.vdot(result.gradient, direction)
+            found = np.vdot(gradient, direction)
             np.testing.assert_allclose(found, slope, rtol=2e-4, atol=1e-6 * abs(loss))
 
 
 @pytest.mark.parametrize(("most", "each"), [(1, 1), (5 * CLASSES, 4), (100, 8)])
 def test_inversion_equals_the_reference(most, each, monkeypatch):
     """Batch statistics taken by hand behind a plain convolution, image by image."""
-    module = importlib.import_module("d4a_jax.surrogates.inversion")
-    monkeypatch.setattr(module, "_BATCH", most)
+    monkeypatch.setattr(inversion, "_BATCH", most)
     config = make_config(
         network="convnet:width=4:depth=1:norm=batch",
-        matching={
-            "surrogate": "inversion",
-            "statistics_weight": 0.7,
-            "outer_iterations": 1,
-        },
+        method={"name": "inversion", "statistics_weight": 0.7},
+        matching={"outer_iterations": 1},
         network_training={"pretrain_epochs": 1},
     )
     with jax.enable_x64(True):
-        context, task, pixels = make_case(config)
-        surrogate = SURROGATES["inversion"](context)
+        setting, task, pixels = make_case(config)
+        method = config.method.build(setting)
         # A teacher far from its first state; training it is tested elsewhere.
         draw = np.random.default_rng(1)
-        shapes = jax.eval_shape(context.network.init, KEY)
+        shapes = jax.eval_shape(setting.network.init, KEY)
         variables = jax.tree.map(
             lambda x: draw.uniform(0.2, 1.0, x.shape).astype(x.dtype), shapes
         )
@@ -253,21 +259,21 @@ def test_inversion_equals_the_reference(most, each, monkeypatch):
                 variance = ((maps - mean) ** 2).mean((0, 1, 2))
                 total += 0.7 * jnp.sqrt(jnp.sum((mean - running["mean"]) ** 2))
                 total += 0.7 * jnp.sqrt(jnp.sum((variance - running["var"]) ** 2))
-                logits, _ = context.network.apply(variables, images, True)
+                logits, _ = setting.network.apply(variables, images, True)
                 scores = jax.nn.log_softmax(logits)
                 right = [scores[i, c] for i, (c, _) in enumerate(members)]
                 total -= sum(right) / len(members)
             return total
 
-        result, _ = jax.jit(surrogate.update)(KEY, jnp.int32(0), state, pixels, task)
+        loss, gradient = take_step(method, jnp.int32(0), state, task, pixels)
         plain = jax.jit(wanted)
-        loss = result.metrics["matching_loss"] * 8 / each
+        loss = loss * 8 / each
         np.testing.assert_allclose(loss, plain(pixels), rtol=1e-6)
         for seed in range(3):
             direction = np.random.default_rng(seed).normal(size=pixels.shape)
             ends = [plain(pixels + h * direction) for h in (1e-6, -1e-6)]
             slope = (ends[0] - ends[1]) / 2e-6
-            found = np.vdot(result.gradient, direction)
+            found = np.vdot(gradient, direction)
             np.testing.assert_allclose(found, slope, rtol=2e-4, atol=1e-6 * abs(loss))
 
 
@@ -283,14 +289,14 @@ PLAIN_SGD = {
 }
 
 
-def sgd_reference(context, params, schedule):
+def sgd_reference(setting, params, schedule):
     """Momentum SGD with (learning rate, images, labels) for every full-batch step."""
 
     @jax.jit
     def slope(params, images, labels):
         def loss(params):
             variables = {"params": params, "batch_stats": {}}
-            logits, _ = context.network.apply(variables, normalized(images), True)
+            logits, _ = setting.network.apply(variables, normalized(images), True)
             one_hot = jax.nn.one_hot(labels, CLASSES)
             return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * one_hot, 1))
 
@@ -318,13 +324,17 @@ def test_network_trains_on_all_segments_in_the_making():
         network_training=PLAIN_SGD
         | {"data": "synthetic", "images_per_step": total, "batch_size": total},
     )
-    context, task, pixels = make_case(config, dtype=np.float32)
-    state = fresh_network(KEY, 0, context, task)
-    step = jax.jit(lambda state: train_between_steps(KEY, context, state, pixels, task))
+    setting, task, pixels = make_case(config, dtype=np.float32)
+    state = fresh_network(KEY, 0, setting, task)
+    step = jax.jit(
+        lambda state: train_between_steps(
+            KEY, setting, state, pixels, Batch(task), None
+        )
+    )
     images = jnp.concatenate([pixels, task.previous[:, :1] / 255.0], 1)
     labels = np.repeat(np.arange(CLASSES), 3)
     batch = (0.1, images.reshape(-1, *SHAPE), labels)
-    wanted = sgd_reference(context, state.params, [batch])
+    wanted = sgd_reference(setting, state.params, [batch])
     assert_close(step(state).params, wanted)
 
 
@@ -334,16 +344,17 @@ def test_network_first_trains_on_the_stages():
         synthetic={"factor": 1}, network_training=PLAIN_SGD | {"stage_epochs": 3}
     )
     config_plain = make_config(synthetic={"factor": 1})
-    context, task, _ = make_case(config, dtype=np.float32)
+    setting, task, _ = make_case(config, dtype=np.float32)
     task = task._replace(num_previous=jnp.int32(2))
-    begun = fresh_network(KEY, 0, context._replace(config=config_plain), task)
+    plain, _, _ = make_case(config_plain, dtype=np.float32)
+    begun = fresh_network(KEY, 0, plain, task)
     params = begun.params
     for places in (1, 2):
         labels = np.repeat(np.arange(CLASSES), places)
         images = task.previous[:, :places].reshape(-1, *SHAPE) / 255.0
         rates = (0.1, 0.1, 0.1 * 0.2**2)
-        params = sgd_reference(context, params, [(r, images, labels) for r in rates])
-    trained = jax.jit(lambda: fresh_network(KEY, 0, context, task))()
+        params = sgd_reference(setting, params, [(r, images, labels) for r in rates])
+    trained = jax.jit(lambda: fresh_network(KEY, 0, setting, task))()
     assert_close(trained.params, params)
     momentum = jax.tree.leaves(trained.opt_state)
     assert not any(np.any(x) for x in momentum)
@@ -392,34 +403,40 @@ def test_learning_rate_without_a_rule():
 # --- choices -------------------------------------------------------------------------
 
 
-def test_every_surrogate_of_the_configuration_exists():
-    for name in SURROGATES:
-        values = {"surrogate": name, "outer_iterations": 1}
-        training = {"pretrain_epochs": 1}
-        config = from_dict({"matching": values, "network_training": training})
-        assert config.matching.surrogate == name
-    with pytest.raises(ConfigError, match=", ".join(SURROGATES)):
-        from_dict({"matching": {"surrogate": "nothing"}})
+def test_every_method_can_be_chosen():
+    for name in METHODS:
+        config = from_dict(
+            {
+                "method": {"name": name},
+                "matching": {"outer_iterations": 1},
+                "network_training": {"pretrain_epochs": 1},
+            }
+        )
+        assert config.method_name == name and isinstance(config.method, METHODS[name])
+        assert from_dict(config.to_dict()) == config
+    with pytest.raises(ConfigError, match=", ".join(METHODS)):
+        from_dict({"method": {"name": "nothing"}})
 
 
 @pytest.mark.parametrize(
     "sections, name",
     [
-        ({"matching": {"distance": "cosine"}}, "matching.distance"),
-        ({"regularizer": {"name": "replay"}}, "regularizer.name"),
-        ({"matching": {"match_classifier": True}}, "matching.match_classifier"),
+        ({"method": {"distance": "cosine"}}, "method.distance is 'cosine'"),
+        ({"regularizer": {"name": "replay"}}, "regularizer.name is 'replay'"),
+        ({"method": {"match_classifier": True}}, "method.match_classifier is not"),
     ],
 )
 def test_options_of_gradients_are_refused_for_features(sections, name):
-    sections = {"matching": {}} | sections
-    sections["matching"] = {"surrogate": "distribution"} | sections["matching"]
-    with pytest.raises(ConfigError, match=f"{name} is .*'distribution'"):
-        from_dict(sections)
+    method = {"name": "distribution_matching"} | sections.get("method", {})
+    with pytest.raises(ConfigError, match=name):
+        from_dict(sections | {"method": method})
 
 
 def test_options_of_an_inversion_are_checked():
     sections = {
-        "matching": {"surrogate": "inversion", "union": True, "outer_iterations": 2}
+        "method": {"name": "inversion"},
+        "matching": {"outer_iterations": 2},
+        "regularizer": {"name": "union"},
     }
     with pytest.raises(ConfigError) as error:
         from_dict(sections)
@@ -434,7 +451,8 @@ def test_an_inversion_needs_batch_norm():
     config = from_dict(
         {
             "network": "convnet:width=4",
-            "matching": {"surrogate": "inversion", "outer_iterations": 1},
+            "method": {"name": "inversion"},
+            "matching": {"outer_iterations": 1},
             "network_training": {"pretrain_epochs": 1},
         }
     )
@@ -450,7 +468,7 @@ def test_an_inversion_needs_batch_norm():
     "sections, uses",
     [
         ({}, False),
-        ({"matching": {"union": True}}, True),
+        ({"method": {"union": True}}, True),
         ({"network_training": {"stage_epochs": 1}}, True),
         ({"network_training": {"data": "synthetic"}}, True),
         ({"regularizer": {"name": "anchor"}}, True),

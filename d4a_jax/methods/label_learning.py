@@ -19,68 +19,46 @@ segments train on these, as they do on its rounded pixels. Images that `frozen_s
 leaves alone have labels that are learned.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from d4a_jax.config import TrajectoryConfig
-from d4a_jax.devices.parallel import compiled, split_batch
 from d4a_jax.formation import form
-from d4a_jax.surrogates.base import LabelLearning, SurrogateContext, Task
-from d4a_jax.trajectories import Experts
+from d4a_jax.methods.base import Learned, Setting, Task
+
+if TYPE_CHECKING:
+    from d4a_jax.trajectories import Experts
 
 # Experts that are asked at once.
 _TOGETHER = 10
 
 
-class LearnedLabels(NamedTuple):
-    """The labels of a segment in the making.
+def learned_labels(
+    setting: Setting, optimizer: optax.GradientTransformation
+) -> Learned:
+    """Label logits `[C, n, factor**2, classes]` that are learned with the images.
 
-    Attributes:
-      logits: float32 `[C, n, factor**2, classes]`.
-      opt_state: of their optimizer.
+    Args:
+      setting: its experts say the first ones.
+      optimizer: moves them.
     """
+    per_image = (setting.factor**2, setting.network.num_classes)
 
-    logits: jax.Array
-    opt_state: optax.OptState
+    def first(pixels, task):
+        return first_logits(setting.experts(), pixels, task, setting.factor)
 
-
-def label_learning(context: SurrogateContext) -> LabelLearning | None:
-    """How labels are learned; None where the configuration leaves them hard."""
-    settings, factor = context.config.trajectory, context.config.synthetic.factor
-    if not settings.label_learning_rate:
-        return None
-
-    def put(state, logits):
-        labels = LearnedLabels(logits, _optimizer(settings).init(logits))
-        return state._replace(labels=split_batch(context.layout, labels))
-
-    return LabelLearning(
-        (factor**2, context.network.num_classes),
-        lambda pixels, task: first_logits(context.experts(), pixels, task, factor),
-        put,
-        lambda state: state.labels.logits,
+    return Learned(
+        lambda pixels, task: (*pixels.shape[:2], *per_image),
+        first,
+        optimizer,
+        lambda logits: logits.astype(jnp.float16),
     )
 
 
-def move_labels(
-    settings: TrajectoryConfig, labels: LearnedLabels | None, gradient: jax.Array | None
-) -> LearnedLabels | None:
-    """One step of the labels along dL / dz; hard labels, which are None, stay None."""
-    if labels is None:
-        return None
-    updates, opt_state = _optimizer(settings).update(gradient, labels.opt_state)
-    return LearnedLabels(optax.apply_updates(labels.logits, updates), opt_state)
-
-
-def _optimizer(settings):
-    return optax.sgd(settings.label_learning_rate, settings.label_momentum)
-
-
 def first_logits(
-    experts: Experts, pixels: jax.Array, task: Task, factor: int
+    experts: "Experts", pixels: jax.Array, task: Task, factor: int
 ) -> jax.Array:
     """The logits that a segment's labels begin with.
 
@@ -93,21 +71,21 @@ def first_logits(
     Returns:
       float32 `[C, n, factor**2, classes]`.
     """
-    images, labels = compiled(_formed, static=("factor",))(
+    images, labels = jax.jit(_formed, static_argnames="factor")(
         pixels, task.data.labels, factor=factor
     )
-    add, total = compiled(optax.tree.add), None
+    add, total = jax.jit(optax.tree.add), None
     for first in range(0, experts.count, _TOGETHER):
         group = range(first, min(first + _TOGETHER, experts.count))
         said = experts.ensemble.predict(experts.last(group), images, labels, opinion)
         total = said if total is None else add(total, said)
-    return compiled(_of_stored, static=("count", "size"))(
+    return jax.jit(_of_stored, static_argnames=("count", "size"))(
         total, labels, count=experts.count, size=pixels.shape[1]
     )
 
 
 class Opinion(NamedTuple):
-    """What experts say of images, summed over the experts.
+    """The opinion of experts on images, summed over the experts.
 
     Attributes:
       of_right: float32 `[..., classes]`, logits of those that are right.

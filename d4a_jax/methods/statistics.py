@@ -1,4 +1,4 @@
-"""What is matched of a class's images: the gradient that they cause, or mean features.
+"""The values matched of a class's images: the gradient they cause, or mean features.
 
 Distances, regularizers and the matching of unions are written once, for tuples of
 arrays, and serve both.
@@ -16,9 +16,8 @@ from d4a_jax.matching import (
     pixel_gradient,
     select_layers,
 )
-from d4a_jax.surrogates.base import SurrogateContext
-
-Values = tuple[jax.Array, ...]
+from d4a_jax.networks import Network
+from d4a_jax.regularizers import Values
 
 
 class Statistic(NamedTuple):
@@ -43,18 +42,32 @@ class Statistic(NamedTuple):
     loss: Callable[[Values, jax.Array, jax.Array | None], jax.Array] | None = None
 
 
+# (variables of the network, class) -> Statistic
+MakeStatistic = Callable[[dict[str, Any], jax.Array], Statistic]
+
+
 def gradient_statistic(
-    context: SurrogateContext, variables: dict[str, Any], label: jax.Array
+    network: Network,
+    variables: dict[str, Any],
+    label: jax.Array,
+    norm_and_bias: bool = False,
+    classifier: bool = False,
 ) -> Statistic:
-    """g_c(theta; X): gradient of the mean cross-entropy, of the matched layers."""
-    matching, params = context.config.matching, variables["params"]
-    layers = select_layers(
-        params, matching.match_norm_and_bias, matching.match_classifier
-    )
+    """g_c(theta; X): gradient of the mean cross-entropy, of the matched layers.
+
+    Args:
+      network: the architecture.
+      variables: theta.
+      label: c.
+      norm_and_bias: also match normalization parameters and biases.
+      classifier: also match the kernel of the last, linear layer.
+    """
+    params = variables["params"]
+    layers = select_layers(params, norm_and_bias, classifier)
 
     def loss(params, images, weights=None):
         variables_there = {**variables, "params": params}
-        return class_loss(context.network, variables_there, images, label, weights)
+        return class_loss(network, variables_there, images, label, weights)
 
     return Statistic(
         lambda images, weights: matched_gradient(
@@ -71,10 +84,9 @@ def gradient_statistic(
 
 
 def feature_statistic(
-    context: SurrogateContext,
+    network: Network,
     variables: dict[str, Any],
-    label: jax.Array,
-    kind: str | None = None,
+    kind: str,
     early_weight: float = 1.0,
 ) -> Statistic:
     """Mean features of the images: the embedding, the map of every stage, or both.
@@ -83,14 +95,11 @@ def feature_statistic(
     maps what IDC's feature matching and CAFE (Wang et al. 2022, eq. 3) match.
 
     Args:
-      context: static surroundings.
+      network: the architecture.
       variables: of the network.
-      label: not used; features need none.
-      kind: "embedding", "layers" or "all"; by default `matching.features`.
+      kind: "embedding", "layers" or "all".
       early_weight: weight of every map but the last one in squared distances.
     """
-    del label
-    network, kind = context.network, kind or context.config.matching.features
 
     def value(images, weights=None):
         *maps, embedding = network.features(variables, images, True)

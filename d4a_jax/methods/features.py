@@ -1,0 +1,14 @@
+"""What methods that match mean features share: their options' checks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def feature_problems(config: Any) -> Iterator[str]:
+    """The regularizers that features cannot have."""
+    if "previous_loss" in config.make_regularizer().needs:
+        yield (
+            f"regularizer.name is {config.regularizer.name!r} with method.name "
+            f"{config.method_name!r}; it steps along a gradient, so it needs a method "
+            "that matches gradients."
+        )
