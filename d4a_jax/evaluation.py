@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax.artifact import DistilledDataset
+from d4a_jax.artifact import ArtifactError, DistilledDataset
 from d4a_jax.artifact.provenance import with_class_order
 from d4a_jax.config import EvaluationConfig, RuntimeConfig, from_dict
 from d4a_jax.data import Dataset
@@ -131,9 +131,10 @@ def evaluate(
       One evaluation per network.
 
     Raises:
-      ArtifactError: if the classes do not have the same names.
+      ArtifactError: if the images differ in size or channels, or the classes in number
+        or names.
       ConfigError: if `config` flips images that change their meaning.
-      ValueError: if the sets do not belong together or a network is unknown.
+      ValueError: if a network is unknown.
     """
     _check_match(distilled, dataset)
     distilled = with_class_order(distilled, dataset)
@@ -202,13 +203,24 @@ def _network(spec, dataset, runtime):
 
 
 def _check_match(distilled, dataset):
-    if distilled.images.shape[1:] != dataset.image_shape:
-        raise ValueError(
-            f"the distilled images have shape {distilled.images.shape[1:]}; those of "
-            f"{dataset.name} have {dataset.image_shape}."
+    made, real = distilled.images.shape[1:], dataset.image_shape
+    if made != real:
+        is_square = made[0] == made[1] and made[2] == real[2]
+        advice = (
+            f" Resize those with --resize, or with size={made[0]} of load_dataset."
+            if is_square
+            else ""
+        )
+        raise ArtifactError(
+            f"The distilled images are {_shown(made)}; those of {dataset.name} are "
+            f"{_shown(real)}.{advice}"
         )
     if distilled.num_classes != dataset.num_classes:
-        raise ValueError(
-            f"the distilled set has {distilled.num_classes} classes; {dataset.name} "
+        raise ArtifactError(
+            f"The distilled set has {distilled.num_classes} classes; {dataset.name} "
             f"has {dataset.num_classes}."
         )
+
+
+def _shown(shape) -> str:
+    return " x ".join(map(str, shape))
