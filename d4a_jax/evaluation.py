@@ -131,8 +131,8 @@ def evaluate(
       One evaluation per network.
 
     Raises:
-      ArtifactError: if the classes do not have the same names or the images not the
-        same shape.
+      ArtifactError: if the images differ in size or channels, or the classes in number
+        or names.
       ConfigError: if `config` flips images that change their meaning.
       ValueError: if a network is unknown.
     """
@@ -205,8 +205,20 @@ def _network(spec, dataset, runtime):
 
 
 def _check_shape(distilled, dataset):
-    if distilled.images.shape[1:] != dataset.image_shape:
-        raise ArtifactError(
-            f"the distilled images have shape {distilled.images.shape[1:]}; those of "
-            f"{dataset.name} have {dataset.image_shape}."
-        )
+    made, real = distilled.images.shape[1:], dataset.image_shape
+    if made == real:
+        return
+    is_square = made[0] == made[1] and made[2] == real[2]
+    advice = (
+        f" Resize those with --resize, or with size={made[0]} of load_dataset."
+        if is_square
+        else ""
+    )
+    raise ArtifactError(
+        f"The distilled images are {_shown(made)}; those of {dataset.name} are "
+        f"{_shown(real)}.{advice}"
+    )
+
+
+def _shown(shape) -> str:
+    return " x ".join(map(str, shape))

@@ -100,8 +100,11 @@ def plain_user_errors() -> Iterator[None]:
         print(
             f"The memory of a device is full ({reason(error)}). Fewer classes or "
             "networks at once take less (runtime.class_chunk, at least 1), and fewer "
-            "images to classify (runtime.predict_batch); the result is the same. The "
-            "same command continues from what is on the disk.",
+            "images to classify (runtime.predict_batch); the result is the same. Other "
+            "programs on the device may hold memory (nvidia-smi lists them): JAX takes "
+            "three quarters of a GPU when it starts, unless the environment has "
+            "XLA_PYTHON_CLIENT_PREALLOCATE=false. The same command continues from what "
+            "is on the disk.",
             file=sys.stderr,
         )
         sys.exit(FAILURE)

@@ -7,7 +7,8 @@ place of the file's; `--config.method.OPTION` changes them.
 
 FILE is looked for as given, then beside this file, so that `configs/tin50.py` is found
 from the root of the repository as well. It defines `get_config(arg="")`, which returns
-a `ConfigDict`. VALUE is a Python literal; a string goes without quotes.
+a `ConfigDict`. VALUE is a Python literal; a string goes without quotes. All of these
+may stand in a file as well, one a line, that `--flagfile=FILE` names.
 """
 
 import ast
@@ -57,6 +58,8 @@ def parse(argv: Sequence[str]) -> tuple[Choice, list[str]]:
     Raises:
       ConfigError: naming what is wrong with the file or the values.
     """
+    # Before anything else, or the keys of a flag file would not be checked.
+    argv = flags.FlagValues().read_flags_from_files(list(argv), force_gnu=True)
     spec, rest = _take_config(argv)
     path, argument = find(spec)
     config = load(path, argument)

@@ -45,6 +45,9 @@ _DATA = flags.DEFINE_string(
     "data", None, "The real data: a name, a folder or an .npz file; those of the set."
 )
 _SIZE = flags.DEFINE_integer("size", None, "Side to resize the data to.", 4)
+_RESIZE = flags.DEFINE_bool(
+    "resize", False, "Resize the real images to the size of the distilled ones."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data are kept.")
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder with archives.")
 _DATA_PATH = flags.DEFINE_string(
@@ -59,7 +62,7 @@ def run() -> None:
     if not _ARTIFACT.value:
         raise ConfigError(["--artifact must name the directory of a distilled set."])
     distilled = _load_artifact()
-    config = _config(distilled.metadata)
+    config = _config(distilled)
     dataset = _load_dataset(config, distilled.metadata)
     distilled = with_class_order(distilled, dataset)
     if forbids_flips(distilled.metadata, dataset):
@@ -98,9 +101,17 @@ def _load_artifact() -> DistilledDataset:
         raise ArtifactError(str(error)) from None
 
 
-def _config(metadata) -> Config:
+def _config(distilled) -> Config:
     """The configuration of the distilled set with the protocol that was asked for."""
+    metadata, (height, width) = distilled.metadata, distilled.images.shape[1:3]
     recorded = cli.recorded_data(Path(_ARTIFACT.value).absolute().parent)
+    if _RESIZE.value and height != width:
+        raise ConfigError(
+            [
+                f"--resize makes images square, but those of the distilled set are "
+                f"{height} x {width}."
+            ]
+        )
     values = cli.artifact_values(
         metadata,
         recorded,
@@ -108,7 +119,7 @@ def _config(metadata) -> Config:
         data_dir=_DATA_DIR.value,
         manual_dir=_MANUAL_DIR.value,
         path=_DATA_PATH.value,
-        size=_SIZE.value,
+        size=height if _RESIZE.value else _SIZE.value,
         download=_DOWNLOAD.value,
     )
     asked = {

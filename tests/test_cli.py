@@ -26,6 +26,7 @@ def test_full_memory_of_a_device_is_a_sentence_that_names_what_helps(capsys):
     said = _ends_with(_full_memory(), capsys)
     assert "memory of a device is full (" in said and "RESOURCE_EXHAUSTED" in said
     assert "runtime.class_chunk" in said and "runtime.predict_batch" in said
+    assert "Other programs" in said and "XLA_PYTHON_CLIENT_PREALLOCATE=false" in said
     assert said.count("\n") == 1
 
 

@@ -88,7 +88,7 @@ _BAD_ARRAYS = {
         "they must agree",
     ),
     "labels' length": (_replaced(train_labels=np.zeros(5, int)), "one label per image"),
-    "labels' dtype": (_replaced(train_labels=np.zeros(12)), "integers are needed"),
+    "labels' dtype": (_replaced(train_labels=np.full(12, 0.5)), "integers are needed"),
     "negative label": (_replaced(test_labels=np.full(12, -1)), "the label -1"),
     "label too high": (_replaced(test_labels=np.full(12, 3)), "label 3 in its test"),
     "missing class": (

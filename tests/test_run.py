@@ -53,7 +53,7 @@ def run(tmp_path_factory):
 
 def test_run_says_what_it_does_and_how_good_it_is(run):
     folder, _, output, errors = run
-    assert "digits" in output and "3 classes" in output
+    assert "digits" in output and "2 classes" in output
     assert "2 images per class in 2 segment(s) of 1, 1" in output
     rows = re.findall(r"^\| (\d) +\| +([\d.]+) ± [\d.]+ \|", output, re.M)
     history = load_distilled(folder / "w" / "distilled").metadata["history"]

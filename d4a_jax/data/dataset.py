@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from d4a_jax.data import pixel_range, statistics
-from d4a_jax.data.errors import DatasetError
+from d4a_jax.data import arrays, pixel_range, statistics
+from d4a_jax.data.errors import DatasetError, shorten
 from d4a_jax.log import logger
 
 
@@ -82,13 +82,15 @@ def from_arrays(
 
     Args:
       name: any name; part of the fingerprint.
-      train_images: `[n, h, w, c]` with c = 1 or 3: uint8; other integers, which are
-        scaled by the range found in all images, see `pixel_range`; or floats in [0, 1]
-        or [0, 255], which are rounded to uint8.
-      train_labels: integers `[n]` from 0; every class has a training image.
+      train_images: `[n, h, w, c]` with c = 1 or 3, channels first, or `[n, h, w]`:
+        uint8; other integers, which are scaled by the range found in all images, see
+        `pixel_range`; or floats in [0, 1] or [0, 255], which are rounded to uint8.
+      train_labels: integers `[n]` from 0 or from 1, or another form of
+        `arrays.read_labels`; every class has a training image.
       test_images: `[m, h, w, c]` of the same image shape.
-      test_labels: integers `[m]`.
-      class_names: one different name per class; by default the labels themselves.
+      test_labels: labels `[m]` of the same form.
+      class_names: one different name per class; by default the labels themselves,
+        where those are strings in their sorted order.
       flip: whether a horizontal flip keeps the label.
       mean: by which float images are normalized, one per channel or one for all, of
         pixels in [0, 1] or in [0, 255]; None where they are not.
@@ -100,8 +102,15 @@ def from_arrays(
     Raises:
       DatasetError: an array has a wrong type, shape or value.
     """
-    train_images = _check_images("train_images", train_images)
-    test_images = _check_images("test_images", test_images)
+    images, layouts = {}, []
+    for what, array, labels in (
+        ("train_images", train_images, train_labels),
+        ("test_images", test_images, test_labels),
+    ):
+        count = np.shape(labels)[0] if np.ndim(labels) else 1
+        images[what], layout = arrays.read_layout(what, array, count)
+        layouts += [layout] if layout and layout not in layouts else []
+    train_images, test_images = images.values()
     if train_images.shape[3] != test_images.shape[3]:
         raise DatasetError(
             f"Data set {name!r}: the training images have {train_images.shape[3]} "
@@ -112,15 +121,19 @@ def from_arrays(
             f"Data set {name!r}: the training images are {train_images.shape[1:]} and "
             f"the test images {test_images.shape[1:]}; they must agree."
         )
-    train_labels = check_labels("train_labels", train_labels, len(train_images))
-    test_labels = check_labels("test_labels", test_labels, len(test_images))
+    labels = arrays.read_labels(
+        {"train_labels": train_labels, "test_labels": test_labels},
+        {"train_labels": len(train_images), "test_labels": len(test_images)},
+        class_names,
+    )
+    train_labels, test_labels = labels.arrays.values()
+    class_names = labels.class_names
     if class_names is None:
         class_names = [str(label) for label in range(int(train_labels.max()) + 1)]
     class_names = check_class_names(name, class_names)
     check_label_range(name, "train", train_labels, class_names, every_class=True)
     check_label_range(name, "test", test_labels, class_names)
-    images = {"train_images": train_images, "test_images": test_images}
-    images, scaled_by, notes = pixel_range.read_pixels(images, mean, std)
+    images, scaled_by, values = pixel_range.read_pixels(images, mean, std)
     train_images, test_images = images["train_images"], images["test_images"]
     counts = statistics.histogram(train_images)
     if warning := pixel_range.few_levels(name, counts, scaled_by):
@@ -144,45 +157,8 @@ def from_arrays(
             name=name, version="arrays", classes=class_names, digests=digests
         ),
         pixel_range=scaled_by,
-        understood=notes,
+        understood=(*layouts, *values, *labels.notes),
     )
-
-
-def _check_images(what: str, images: np.ndarray) -> np.ndarray:
-    images = np.asanyarray(images)
-    if images.ndim != 4:
-        raise DatasetError(
-            f"{what} has {images.ndim} dimensions, shape {images.shape}; "
-            "[n, height, width, channels] is needed."
-        )
-    if 0 in images.shape:
-        raise DatasetError(f"{what} is empty: its shape is {images.shape}.")
-    if images.shape[3] not in (1, 3):
-        raise DatasetError(
-            f"{what} has {images.shape[3]} channels, shape {images.shape}; "
-            "the last dimension must be 1 or 3."
-        )
-    return images
-
-
-def check_labels(what: str, labels: np.ndarray, length: int) -> np.ndarray:
-    """Returns the labels as int32, after checking that there is one per image.
-
-    Raises:
-      DatasetError: another shape, no integers, or a label that is negative or huge.
-    """
-    labels = np.asarray(labels)
-    if labels.shape != (length,):
-        raise DatasetError(
-            f"{what} has shape {labels.shape}; one label per image, shape ({length},), "
-            "is needed."
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DatasetError(f"{what} has dtype {labels.dtype}; integers are needed.")
-    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise DatasetError(f"{what} has the label {wrong}; labels count from 0.")
-    return labels.astype(np.int32)
 
 
 def check_class_names(name: str, class_names: Sequence[str]) -> tuple[str, ...]:
@@ -231,7 +207,7 @@ def check_label_range(
         label = int(np.argmin(counts))
         raise DatasetError(
             f"Class {class_names[label]!r} (label {label}) of data set {name!r} has no "
-            f"{split} images."
+            f"{split} images; labels count from 0 and leave out no number."
         )
 
 
@@ -265,9 +241,11 @@ def select_classes(dataset: Dataset, classes: int | tuple[int, ...] | None) -> D
         kept[f"{split}_images"] = np.asarray(getattr(dataset, f"{split}_images")[rows])
         kept[f"{split}_labels"] = new_labels[rows]
     mean, std = statistics.mean_and_std(statistics.histogram(kept["train_images"]))
+    class_names = tuple(dataset.class_names[label] for label in labels)
     return dataclasses.replace(
         dataset,
-        class_names=tuple(dataset.class_names[label] for label in labels),
+        class_names=class_names,
+        understood=(*dataset.understood, f"the classes {shorten(class_names)}"),
         mean=mean,
         std=std,
         fingerprint=make_fingerprint(whole=dataset.fingerprint, labels=labels),

@@ -87,9 +87,11 @@ def open_image(data: bytes, what: str) -> Image.Image:
 @functools.cache
 def _reads_heic() -> bool:
     """Teaches Pillow to read HEIC, where that is installed."""
-    if importlib.util.find_spec("pillow_heif") is None:
+    try:
+        import pillow_heif
+    except ImportError:
         return False
-    importlib.import_module("pillow_heif").register_heif_opener()
+    pillow_heif.register_heif_opener()
     return True
 
 

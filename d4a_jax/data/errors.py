@@ -1,7 +1,9 @@
 """The error for everything a user's data can have wrong."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_SHOWN = 5
 
 
 class DatasetError(ValueError):
@@ -15,3 +17,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"choose one of {', '.join(choices)}."
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from d4a_jax.data.archives import is_hidden, natural_key
-from d4a_jax.data.errors import DatasetError
+from d4a_jax.data.errors import DatasetError, shorten
 from d4a_jax.data.holdout import held_out
 from d4a_jax.log import logger
 
@@ -17,7 +17,6 @@ _EXPECTED = (
     "train/ (or training/) beside test/, testing/, val/, validation/ or valid/, with "
     "one folder per class in each, or only one folder per class"
 )
-_SHOWN = 5
 
 # Files of each class, by class name.
 Groups = dict[str, list[Path]]
@@ -60,12 +59,6 @@ def list_folder(root: Path) -> Listing:
     if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
         lister.notes.append(f"class names sorted as text: {shorten(names)}")
     return Listing(splits, tuple(lister.notes))
-
-
-def shorten(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 class _Lister:

@@ -219,7 +219,7 @@ def _likely(low, high):
     if -1 - _OVERSHOOT <= low < 0 and high <= 1 + _OVERSHOOT:
         return "They are probably scaled to [-1, 1]: give mean=0.5 and std=0.5."
     if low < 0:
-        return "They are probably normalized: give the mean and std of that."
+        return "They are probably normalized: give mean and std as they were then."
     if high <= _BRIGHT:
         return f"They are probably brightness up to {high:g}: divide by the largest."
     return "They are probably of more than 8 bits: give them as integers."

@@ -17,6 +17,7 @@ from d4a_jax.data import archives, decode
 from d4a_jax.data.cache import Split
 from d4a_jax.data.catalogue import VERSION, Source
 from d4a_jax.data.errors import DatasetError
+from d4a_jax.data.reachable import unreachable
 
 _BATCH = 256
 
@@ -48,6 +49,7 @@ def prepare(
         logging.info("Using the prepared copy in %s.", stock)
         return stock
     located = archives.locate(name, source, manual_dir, download)
+    _check_network(name, source, located, manual_dir)
     _remove_leftovers(name, data_dir)
     module, cls = source.builder.split(":")
     module = importlib.import_module(f"d4a_jax.data.builders.{module}")
@@ -63,6 +65,20 @@ def prepare(
     finally:
         _remove_leftovers(name, data_dir)
     return prepared
+
+
+def _check_network(name, source, located, manual_dir) -> None:
+    """Says within seconds that there is no network for archives that are missing."""
+    missing = [a for a in source.archives if "" not in located]
+    missing = [a for a in missing if located[a.filename] is None]
+    found = unreachable(archive.url for archive in missing)
+    if found is not None:
+        url, reason = found
+        files = " and ".join(archive.filename for archive in missing)
+        raise DatasetError(
+            f"Data set {name!r} is not there and cannot be downloaded from {url} "
+            f"({reason}); get {files} by other means and put them into {manual_dir}."
+        )
 
 
 def _remove_leftovers(name: str, data_dir: Path) -> None:
