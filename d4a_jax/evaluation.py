@@ -182,7 +182,7 @@ def protocol_of(distilled: DistilledDataset, dataset: Dataset) -> EvaluationConf
 
 
 def network_of(distilled: DistilledDataset) -> str:
-    """The network that a set is to be tested on: its protocol's, or the one it matches."""
+    """The network that a set is tested on: its protocol's, or the one it matches."""
     metadata = distilled.metadata
     own = metadata.get("config", {}).get("network", "convnet")
     return metadata.get("protocol", {}).get("network") or own

@@ -141,8 +141,8 @@ def _load_dataset(config: Config, metadata) -> Dataset:
                 [
                     f"The images of {dataset.name} are not those that were distilled, "
                     "and this set, of an earlier version, does not record where those "
-                    f"are. Say it by --data=..., a data set's name (--data={dataset.name} "
-                    "takes these), a folder or an .npz file."
+                    "are. Say where they are by --data=..., a data set's name "
+                    f"(--data={dataset.name} takes these), a folder or an .npz file."
                 ]
             )
         reason = "" if _DATA.value else ": another version or another decoder"

@@ -61,7 +61,7 @@ def find_data(workdir: Path) -> Dataset | None:
         )
         dataset = load_dataset(**dataclasses.asdict(from_dict(values).data))
         if dataset.fingerprint != metadata.get("dataset_fingerprint"):
-            raise ConfigError([f"The set was made from other data than {dataset.name}."])
+            raise ConfigError([f"The set is not made from this {dataset.name}."])
     except (ConfigError, DatasetError, OSError) as error:
         if _DATA.value:
             raise

@@ -21,9 +21,10 @@ from d4a_jax.regularizers import REGULARIZERS
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in sorted((ROOT / "d4a_jax").rglob("*.py"))
 }
+FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 ELSEWHERE = "## Use the result elsewhere"
 
 SMALL = {

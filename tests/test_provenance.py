@@ -1,4 +1,4 @@
-"""Labels that mean what they say: where data are found, class order, protocol, flips."""
+"""Labels that mean what they say: source of data, class order, protocol, flips."""
 
 import dataclasses
 import json
@@ -210,7 +210,8 @@ def test_other_numbers_of_classes_and_sizes_are_refused(side):
 def test_other_names_are_refused_with_both_orders():
     made = random_images(make_data(), 1)
     other = dataclasses.replace(make_data(), class_names=("blue", "green", "rot"))
-    with pytest.raises(ArtifactError, match=r"\(blue, green, red\).*\(blue, green, rot"):
+    both = r"\(blue, green, red\).*\(blue, green, rot\)"
+    with pytest.raises(ArtifactError, match=both):
         evaluate(made, other, [NETWORK], EvaluationConfig(**RECIPE))
 
 
@@ -353,7 +354,7 @@ def test_reports_and_studies_ask_for_the_data(artifact, tmp_path):
     page = (f"--workdir={artifact}", f"--output={tmp_path / 'other'}")
     done = command("report", *page, "--data=digits")
     assert done.returncode == cli.USER_ERROR
-    assert "made from other data than digits" in done.stderr
+    assert "not made from this digits" in done.stderr
     assert not (tmp_path / "other").exists()
     done = command("analyze", f"--artifacts={artifact}", f"--output={tmp_path / 'a'}")
     assert done.returncode == cli.USER_ERROR

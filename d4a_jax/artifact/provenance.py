@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def source_to_record(dataset: "Dataset") -> dict[str, Any] | None:
-    """`Dataset.source` for the metadata of a set: without the path, which others lack."""
+    """`Dataset.source` for the metadata of a set: without the path on this machine."""
     source = dataset.source
     return source and {key: source[key] for key in ("name", "size", "classes")}
 
