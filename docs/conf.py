@@ -25,8 +25,7 @@ extensions = [
     "docstrings",
     "options_reference",
 ]
-exclude_patterns = ["_ext", "_templates"]
-templates_path = ["_templates"]
+exclude_patterns = ["_ext", "api/modules.rst"]
 
 html_theme = "furo"
 html_title = f"D4A-JAX {version}"
