@@ -94,8 +94,8 @@ def locate(
       download: whether missing archives may be downloaded.
 
     Returns:
-      `{"": folder}` where the unpacked folder is there and the archives are not, else
-      the path of each archive by its file name, None for those to download.
+      The path of each archive by its file name, None for those to download; or the
+      unpacked folder by the empty name, where it is there and the archives are not.
 
     Raises:
       DatasetError: a file is missing and is not to be downloaded.

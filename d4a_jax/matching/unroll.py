@@ -47,7 +47,7 @@ class Unrolled(NamedTuple):
 
 
 def trajectory_loss(end: Any, start: Any, target: Any) -> jax.Array:
-    """|end - target|^2 / |start - target|^2 of parameter trees (MTT, eq. 4)."""
+    """`|end - target|^2 / |start - target|^2` of parameter trees (MTT, eq. 4)."""
     apart = optax.tree.norm(optax.tree.sub(start, target), squared=True)
     return optax.tree.norm(optax.tree.sub(end, target), squared=True) / apart
 
