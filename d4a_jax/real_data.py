@@ -8,7 +8,7 @@ import numpy as np
 
 from d4a_jax import rng
 from d4a_jax.devices.parallel import Layout, map_items, spread
-from d4a_jax.devices.streaming import HostImages, Images, owned_rows, place, take
+from d4a_jax.devices.streaming import Images, owned_rows, place, take
 
 
 class ClassIndex(NamedTuple):

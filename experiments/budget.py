@@ -28,9 +28,9 @@ from d4a_jax.data import Dataset
 from d4a_jax.distillation.range_test import RATES, trial_steps
 from d4a_jax.distillation.run import Run, prepare
 from d4a_jax.methods import Task
+from d4a_jax.metrics.journal import Journal
 from d4a_jax.networks import Network, create_network
 from d4a_jax.real_data import Pool, RealData
-from d4a_jax.storage.journal import Journal
 from d4a_jax.training import steps_per_epoch
 from d4a_jax.trajectories.judgement import JUDGES
 from experiments.benchmark import flops

@@ -40,8 +40,8 @@ if str(ROOT) not in sys.path:
 from d4a_jax.config import ConfigError, from_dict  # noqa: E402
 from d4a_jax.cost import total_passes  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
-from d4a_jax.flips import without_flip  # noqa: E402
 from d4a_jax.distillation import Interrupted  # noqa: E402
+from d4a_jax.flips import without_flip  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
 from d4a_jax.storage.fileio import write_bytes_atomic  # noqa: E402

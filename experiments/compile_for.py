@@ -46,7 +46,7 @@ from d4a_jax.distillation.run_state import (  # noqa: E402
     segment_key,
     segment_task,
 )
-from d4a_jax.storage.journal import Journal  # noqa: E402
+from d4a_jax.metrics.journal import Journal  # noqa: E402
 from experiments import cli  # noqa: E402
 from experiments.benchmark import cases, kernels  # noqa: E402
 from experiments.benchmark.targets import TARGETS, Target, mesh_of  # noqa: E402

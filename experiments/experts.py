@@ -23,7 +23,7 @@ from absl import app  # noqa: E402
 from d4a_jax.data import load_dataset  # noqa: E402
 from d4a_jax.distillation.run import check_fit, prepare  # noqa: E402
 from d4a_jax.evaluation import Judge  # noqa: E402
-from d4a_jax.storage.journal import Journal  # noqa: E402
+from d4a_jax.metrics.journal import Journal  # noqa: E402
 from experiments import cli, config_flag  # noqa: E402
 
 # Experts that are tested; the test is for a look at the recipe.

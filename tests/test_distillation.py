@@ -15,7 +15,7 @@ from d4a_jax.distillation.run import check_fit, prepare
 from d4a_jax.distillation.run_state import first_state, segment_key, segment_task
 from d4a_jax.distillation.segments import finish
 from d4a_jax.metrics import read_metrics
-from d4a_jax.storage.journal import Journal
+from d4a_jax.metrics.journal import Journal
 
 CLASSES = 3
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from config_changes import (
     BASE,
     CHANGES,
@@ -20,6 +19,7 @@ from config_changes import (
     all_fields,
     merged,
 )
+
 from d4a_jax.artifact import load_distilled, save_distilled
 from d4a_jax.config import ConfigError, differences, from_dict
 from d4a_jax.data import from_arrays
@@ -29,7 +29,8 @@ from d4a_jax.selection.baselines import random_images
 from d4a_jax.storage import fileio, identity
 from d4a_jax.storage.environment import environment
 from d4a_jax.storage.workdir import Workdir
-from experiments import config_flag, run as run_command
+from experiments import config_flag
+from experiments import run as run_command
 
 CONFIG = from_dict(BASE)
 

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-
 from config_changes import BASE, CHANGES, CHANGES_NOTHING, MATTERS, Change
+
 from d4a_jax import difficulty
 from d4a_jax.analysis.answers import Examiner, whole_data
 from d4a_jax.artifact import load_distilled

@@ -18,9 +18,9 @@ from d4a_jax.distillation.run import prepare
 from d4a_jax.distillation.run_state import distilled_so_far, empty_state, first_state
 from d4a_jax.distillation.stages import train_on_prefix
 from d4a_jax.ensemble import Ensemble, TrainingImages, everything
-from d4a_jax.networks import create_network
-from d4a_jax.storage.journal import Journal
 from d4a_jax.methods.label_learning import agreed, opinion
+from d4a_jax.metrics.journal import Journal
+from d4a_jax.networks import create_network
 from d4a_jax.training import Normalization
 
 CLASSES, SHAPE = 3, (8, 8, 3)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import d4a_jax
+from d4a_jax.analysis.answers import Examiner
 from d4a_jax.artifact import ArtifactError, load_distilled, save_distilled
 from d4a_jax.artifact.provenance import data_source, with_class_order
 from d4a_jax.config import (
@@ -20,7 +21,6 @@ from d4a_jax.config import (
     RuntimeConfig,
     from_dict,
 )
-from d4a_jax.analysis.answers import Examiner
 from d4a_jax.data import from_arrays
 from d4a_jax.data.dataset import select_classes
 from d4a_jax.evaluation import evaluate, network_of, protocol_of

@@ -16,8 +16,7 @@ from d4a_jax.distillation.run import prepare
 from d4a_jax.distillation.run_state import first_task
 from d4a_jax.distillation.segments import initial_pixels
 from d4a_jax.methods import Method, MethodOptions
-
-from d4a_jax.storage.journal import Journal
+from d4a_jax.metrics.journal import Journal
 
 STEPS = 12
 SLOPE = 100.0

@@ -18,10 +18,10 @@ from d4a_jax.methods import Batch, Task, TrajectoryMatching
 from d4a_jax.methods.student import draw_batches
 from d4a_jax.methods.trajectory import ExpertPair, draw_starts, window
 from d4a_jax.metrics import read_metrics
+from d4a_jax.metrics.journal import Journal
 from d4a_jax.networks import create_network
 from d4a_jax.networks.flattening import flattening
 from d4a_jax.real_data import RealData
-from d4a_jax.storage.journal import Journal
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import Judgement
 

@@ -94,18 +94,20 @@ def _build(cls, values, prefix, problems):
 
 
 def _build_method(values, prefix, problems):
-    """The options of the method of that name."""
+    """The options of the method of that name; without one, of the default method."""
+    default = type(Config().method)
     if not isinstance(values, Mapping):
-        return _build(METHODS["gradient_matching"], values, prefix, problems)
-    name = values.get("name", "gradient_matching")
-    try:
-        options = METHODS[name] if isinstance(name, str) else None
-    except UnknownName as error:
-        problems.append(f"{prefix}name: {error}")
-        return METHODS["gradient_matching"]()
+        return _build(default, values, prefix, problems)
+    name, options = values.get("name"), default
+    if name is not None:
+        try:
+            options = METHODS[name] if isinstance(name, str) else None
+        except UnknownName as error:
+            problems.append(f"{prefix}name: {error}")
+            return default()
     if not (isinstance(options, type) and issubclass(options, MethodOptions)):
         problems.append(f"{prefix}name is {name!r}, which is no method.")
-        return METHODS["gradient_matching"]()
+        return default()
     own = {key: value for key, value in values.items() if key != "name"}
     return _build(options, own, prefix, problems)
 

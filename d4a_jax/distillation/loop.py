@@ -45,10 +45,10 @@ from d4a_jax.distillation.run_state import (
 )
 from d4a_jax.distillation.segments import DIVERGED
 from d4a_jax.flips import default_config
+from d4a_jax.metrics.journal import Journal
 from d4a_jax.storage.checkpoint import CheckpointStore
 from d4a_jax.storage.fileio import put_aside
 from d4a_jax.storage.identity import claim
-from d4a_jax.storage.journal import Journal
 
 
 def distill(

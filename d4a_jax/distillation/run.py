@@ -32,6 +32,7 @@ from d4a_jax.ensemble import Ensemble, ProgressHook
 from d4a_jax.evaluation import Judge
 from d4a_jax.flips import flip_problems
 from d4a_jax.methods import Method, Setting
+from d4a_jax.metrics.journal import Journal
 from d4a_jax.networks import Network, create_network
 from d4a_jax.networks.flattening import flattening
 from d4a_jax.real_data import (
@@ -45,7 +46,6 @@ from d4a_jax.real_data import (
     spread_pool,
 )
 from d4a_jax.selection import beginnings
-from d4a_jax.storage.journal import Journal
 from d4a_jax.training import Normalization
 from d4a_jax.trajectories import (
     Experts,

@@ -7,16 +7,18 @@ and from the data.
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from d4a_jax.data import Dataset, statistics
 from d4a_jax.storage import fileio
+
+if TYPE_CHECKING:
+    from d4a_jax.data import Dataset
 
 # Nested plain values.
 Identity = dict[str, Any]
 
 
-def data_identity(dataset: Dataset) -> Identity:
+def data_identity(dataset: "Dataset") -> Identity:
     """The images and how they are normalized.
 
     The last digits of the statistics, which depend on the machine, are left out.
@@ -35,7 +37,7 @@ def rounded(values: Iterable[float]) -> list[float]:
 
 def name_of_entry(
     identity: Identity,
-    dataset: Dataset,
+    dataset: "Dataset",
     exists: Callable[[str], bool],
     dump: Callable[[Identity], bytes] = fileio.dump_json,
     older: Identity | None = None,
@@ -61,7 +63,6 @@ def name_of_entry(
     return name
 
 
-def _has_own_statistics(dataset: Dataset) -> bool:
-    own = statistics.mean_and_std(statistics.histogram(dataset.train_images))
-    given = (dataset.mean, dataset.std)
+def _has_own_statistics(dataset: "Dataset") -> bool:
+    own, given = dataset.own_statistics(), (dataset.mean, dataset.std)
     return [rounded(x) for x in own] == [rounded(x) for x in given]

@@ -11,10 +11,9 @@ default, and older runs recorded less about their data.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d4a_jax.config import Config, ConfigError, differences, from_dict
-from d4a_jax.data import Dataset
 from d4a_jax.devices.processes import is_main
 from d4a_jax.log import logger
 from d4a_jax.parts import without_parts
@@ -22,6 +21,9 @@ from d4a_jax.storage import fileio
 from d4a_jax.storage.checkpoint import newest_metadata
 from d4a_jax.storage.entries import Identity, data_identity, rounded
 from d4a_jax.storage.environment import environment
+
+if TYPE_CHECKING:
+    from d4a_jax.data import Dataset
 
 FILE = "config.json"
 
@@ -40,7 +42,7 @@ def check(workdir: fileio.PathLike, config: Config) -> None:
 def claim(
     workdir: fileio.PathLike,
     config: Config,
-    dataset: Dataset,
+    dataset: "Dataset",
     overrides: Mapping[str, Any] = {},
     baseline: str | None = None,
 ) -> None:
@@ -87,7 +89,7 @@ def unusable(workdir: fileio.PathLike, error: OSError) -> str:
 
 
 def run_identity(
-    config: Config, dataset: Dataset, baseline: str | None = None
+    config: Config, dataset: "Dataset", baseline: str | None = None
 ) -> Identity:
     """What determines the images that a run makes; see `claim` for the arguments."""
     own = {"name": dataset.name, **data_identity(dataset)}

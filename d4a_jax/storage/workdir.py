@@ -13,12 +13,14 @@ same place.
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d4a_jax.config import Config, ConfigError
-from d4a_jax.data import Dataset
 from d4a_jax.devices.processes import is_main
 from d4a_jax.storage import fileio, identity
+
+if TYPE_CHECKING:
+    from d4a_jax.data import Dataset
 
 
 class Workdir:
@@ -67,7 +69,7 @@ class Workdir:
         """Gives the directory back."""
         self._lock.__exit__(*exception)
 
-    def record(self, dataset: Dataset, overrides: Mapping[str, Any] = {}) -> None:
+    def record(self, dataset: "Dataset", overrides: Mapping[str, Any] = {}) -> None:
         """Writes `config.json`, unless an earlier run did, and compares the data.
 
         Args:

@@ -26,7 +26,7 @@ from d4a_jax.distillation.run_state import (
 )
 from d4a_jax.ensemble import TrainingImages, everything
 from d4a_jax.log import logger
-from d4a_jax.storage.journal import Journal
+from d4a_jax.metrics.journal import Journal
 from experiments.benchmark.cases import Case, random_images
 from experiments.benchmark.measure import in_turns, program_memory
 

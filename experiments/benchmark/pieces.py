@@ -14,7 +14,7 @@ from d4a_jax.distillation.run import Run, prepare
 from d4a_jax.distillation.run_state import first_state, segment_key, segment_task
 from d4a_jax.distillation.segments import finish
 from d4a_jax.ensemble import TrainingImages, everything
-from d4a_jax.storage.journal import Journal
+from d4a_jax.metrics.journal import Journal
 from experiments.benchmark import flops
 from experiments.benchmark.cases import Case, random_images
 from experiments.benchmark.grouped import grouped_convolutions
