@@ -20,7 +20,8 @@ from d4a_jax.data import Dataset
 from d4a_jax.devices.parallel import spread
 from d4a_jax.formation import tile_side
 from d4a_jax.real_data import index_classes
-from d4a_jax.selection.baselines import real_image_set, train_on_real_data
+from d4a_jax.selection.baselines import real_image_set
+from d4a_jax.selection.teachers import train_on_real_data
 
 
 def realistic_patches(
