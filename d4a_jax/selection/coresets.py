@@ -63,7 +63,7 @@ def k_means(features: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """Chooses a prototype of each cluster: the member that is nearest to its center.
 
     The clusters are those of k-means with as many centers as images are chosen, the
-    best of three runs from k-means++.
+    best of ten runs from k-means++.
 
     Args:
       features: float `[m, d]`, embeddings.
@@ -79,7 +79,7 @@ def k_means(features: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
     features = np.asarray(features, np.float64)
     clusters = min(count, len(np.unique(features, axis=0)))
-    found = KMeans(clusters, n_init=3, random_state=seed).fit(features)
+    found = KMeans(clusters, n_init=10, random_state=seed).fit(features)
     distance = np.linalg.norm(features - found.cluster_centers_[found.labels_], axis=1)
     sizes = np.bincount(found.labels_, minlength=clusters)
     chosen = []

@@ -23,6 +23,8 @@ from d4a_jax.real_data import index_classes
 from d4a_jax.selection.baselines import real_image_set
 from d4a_jax.selection.teachers import train_on_real_data
 
+CANDIDATES, CROPS = 300, 5
+
 
 def realistic_patches(
     dataset: Dataset,
@@ -30,8 +32,8 @@ def realistic_patches(
     factor: int = 1,
     config: Config = Config(),
     seed: int = 0,
-    candidates: int = 300,
-    crops: int = 5,
+    candidates: int = CANDIDATES,
+    crops: int = CROPS,
 ) -> DistilledDataset:
     """Mosaics of the most realistic crops, the same number of each class.
 

@@ -53,7 +53,8 @@ def best_window(shares: Sequence[float], accuracy: np.ndarray) -> Window:
       shares: shares of hardest images that were left out, `[s]`.
       accuracy: in [0, 1], `[s, networks]`.
     """
-    means = np.asarray(accuracy, np.float64).mean(axis=1)
+    # Rounded, so that what is equal but for the order of its sum is a tie.
+    means = np.asarray(accuracy, np.float64).mean(axis=1).round(9)
     best = max(range(len(shares)), key=lambda k: (means[k], shares[k]))
     return Window(shares[best], tuple(shares), tuple(map(float, means)))
 
