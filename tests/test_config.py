@@ -15,6 +15,7 @@ from d4a_jax.config import Config, ConfigError, from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.distillation.run import check_fit
 from d4a_jax.methods import GradientMatching, MethodOptions
+from d4a_jax.parts import Parts
 from experiments.run import plan
 
 
@@ -24,6 +25,8 @@ def leaves(cls=Config, prefix=()):
     for field in dataclasses.fields(cls):
         path = (*prefix, field.name)
         hint = hints[field.name]
+        if hint is Parts:
+            continue
         hint = GradientMatching if hint is MethodOptions else hint
         if dataclasses.is_dataclass(hint):
             yield from leaves(hint, path)

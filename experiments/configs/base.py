@@ -43,6 +43,7 @@ from ml_collections import ConfigDict, config_dict
 
 from d4a_jax.config import Config
 from d4a_jax.methods import METHODS, MethodOptions
+from d4a_jax.parts import Parts
 
 
 def get_config() -> ConfigDict:
@@ -97,6 +98,8 @@ def _typed(section) -> ConfigDict:
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         types = set(typing.get_args(hints[field.name])) - {type(None)}
+        if isinstance(value, Parts):
+            continue  # Objects of a program.
         if isinstance(value, MethodOptions):
             _put_method(typed, value)
             continue
