@@ -1,4 +1,4 @@
-"""Coresets: windows that held-out training images choose, prototypes, and their cost."""
+"""Coresets: windows chosen on held-out training images, prototypes, their cost."""
 
 import dataclasses
 import importlib
@@ -224,14 +224,10 @@ def measured(monkeypatch):
     return dataset, train, orders.T, calls
 
 
-@pytest.mark.parametrize(
-    "name, measure, sign", [("loss", "loss", 1), ("el2n", "el2n", 1), ("aum", "aum", -1)]
-)
-def test_the_chosen_window_is_taken_of_each_measure(
-    measured, config, name, measure, sign
-):
+@pytest.mark.parametrize("measure, sign", [("loss", 1), ("el2n", 1), ("aum", -1)])
+def test_the_chosen_window_is_taken_of_each_measure(measured, config, measure, sign):
     dataset, train, _, _ = measured
-    found = select_images(dataset, f"{name}_window", 3, 1, config)
+    found = select_images(dataset, f"{measure}_window", 3, 1, config)
     for label in range(CLASSES):
         members = np.flatnonzero(dataset.train_labels == label)
         harder_first = members[np.argsort(-sign * getattr(train, measure)[members])]
