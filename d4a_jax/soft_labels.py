@@ -28,7 +28,7 @@ from d4a_jax.augment.crops import cut_crops, draw_crops
 from d4a_jax.config import Config
 from d4a_jax.data import Dataset
 from d4a_jax.devices.parallel import spread
-from d4a_jax.selection.baselines import train_on_real_data
+from d4a_jax.selection.teachers import train_on_real_data
 
 TEMPERATURE = 20.0  # SRe2L's.
 
@@ -48,7 +48,7 @@ def with_soft_labels(
       dataset: the real data, on which the teacher is trained.
       epochs: how many epochs of crops and labels to store, at least 1. Longer trainings
         begin again with the first one.
-      config: of the teacher, see `baselines.train_on_real_data`; by default
+      config: of the teacher, see `teachers.train_on_real_data`; by default
         `default_config` of the data.
       seed: of the teacher and of the crops.
       temperature: T, recorded for those who train on the set; above 0.

@@ -5,7 +5,8 @@ FLOPs are those of convolutions and matrix products as the programs are written 
 method needs to make its images: matching steps with the networks trained between them,
 the networks that filter and their pass over the real set, and the cross-fitted networks
 of difficulty and the experts of trajectories, although these serve every later run on
-the same data. The final test is the same for every method and is not counted.
+the same data. The final test is the same for every method and is not counted. Of
+selected real images the networks that choose them are counted.
 
 `d4a_jax/cost.py` counts image passes instead, from the configuration alone, and without
 the networks that filter, measure difficulty or are trained ahead. A pass through one
@@ -31,6 +32,7 @@ from d4a_jax.methods import Task
 from d4a_jax.metrics.journal import Journal
 from d4a_jax.networks import Network, create_network
 from d4a_jax.real_data import Pool, RealData
+from d4a_jax.selection.work import Work, difficulty_work, selection_work
 from d4a_jax.training import steps_per_epoch
 from d4a_jax.trajectories.judgement import JUDGES
 from experiments.benchmark import flops
@@ -45,6 +47,7 @@ class Budget(NamedTuple):
       filtering: FLOPs of training and asking the filter's networks.
       difficulty: FLOPs of the cross-fitted networks, where they are needed.
       experts: FLOPs of training and asking the experts, where they are needed.
+      selection: FLOPs of other networks that choose real images.
     """
 
     steps: int
@@ -52,11 +55,12 @@ class Budget(NamedTuple):
     filtering: int = 0
     difficulty: int = 0
     experts: int = 0
+    selection: int = 0
 
     @property
     def total(self) -> int:
         """FLOPs in all."""
-        return self.matching + self.filtering + self.difficulty + self.experts
+        return sum(self[1:])
 
 
 class _PerImage(NamedTuple):
@@ -75,6 +79,31 @@ def count(config: Config, dataset: Dataset) -> Budget:
     matching += _on_stages(config, dataset)
     parts = (_filtering, _difficulty, _experts)
     return Budget(steps, matching, *(part(config, dataset) for part in parts))
+
+
+def count_selection(
+    selection: str, factor: int, config: Config, dataset: Dataset
+) -> Budget | None:
+    """Counts what choosing real images costs; None for random ones.
+
+    Args:
+      selection: as `work.selection_work` takes it.
+      factor: of multi-formation, 1 for images as they are.
+      config: the networks that choose.
+      dataset: the real data.
+    """
+    found = {
+        work.need: _flops_of(work, config, dataset)
+        for work in selection_work(selection, factor, config, dataset)
+    }
+    difficulty = found.pop("difficulty", 0)
+    paid = Budget(0, 0, difficulty=difficulty, selection=sum(found.values()))
+    return paid if paid.total else None
+
+
+def _flops_of(work: Work, config, dataset):
+    cost = _per_image(work.network, config, dataset)
+    return work.trained * cost.training + work.seen * cost.forward
 
 
 def with_flops(config: Config, dataset: Dataset, total: int) -> Config:
@@ -205,14 +234,8 @@ def _difficulty(config, dataset):
     needed &= config.filter.enabled and len(config.segment_sizes) > 1
     if not (needed or config.synthetic.init == "window"):
         return 0
-    settings, batch = config.difficulty, config.evaluation.batch_size
-    count, tests = len(dataset.train_labels), len(dataset.test_labels)
-    seen = count - -(-count // settings.folds)
-    steps = settings.epochs * steps_per_epoch(seen, batch)
-    steps = min(steps, settings.max_steps or steps)
-    cost = _per_image(config.network, config, dataset)
-    looks = min(settings.checkpoints, steps) * (count + tests) * cost.forward
-    return settings.folds * settings.networks * (steps * batch * cost.training + looks)
+    work = difficulty_work(config.synthetic.factor, config, dataset)
+    return _flops_of(work, config, dataset)
 
 
 def _experts(config, dataset):

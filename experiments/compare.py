@@ -50,6 +50,7 @@ from experiments.published import published  # noqa: E402
 from experiments.rows import ROW_KEYS, make_row, merged, try_row  # noqa: E402
 from experiments.spread import plus_minus, summary  # noqa: E402
 from experiments.stopping import StopCheck, until_stopped  # noqa: E402
+from experiments.worth import worth  # noqa: E402
 
 _COMPARISON = flags.DEFINE_string(
     "comparison", "comparisons/digits.py", "File that defines what is compared."
@@ -72,7 +73,8 @@ _MANUAL_DIR = flags.DEFINE_string(
 COLUMNS = (
     *("dataset", "images_per_class", "method", "network", "seeds"),
     *("top1", "std_over_seeds", "std_over_networks"),
-    *("published", "published_in", "stored_bytes", "passes", "minutes"),
+    *("published", "published_in", "stored_bytes", "passes", "selection_passes"),
+    "minutes",
 )
 
 
@@ -191,6 +193,7 @@ def lines_of(comparison: Comparison, cell: Cell, runs: list[dict]) -> list[dict]
             *((known.top1, known.table) if known else (None, None)),
             good[0]["stored_bytes"],
             good[0]["passes"],
+            good[0]["selection_passes"],
             float(np.mean([run["minutes"] for run in good])),
         )
         identity = (cell.dataset, cell.images_per_class, cell.method)
@@ -199,18 +202,25 @@ def lines_of(comparison: Comparison, cell: Cell, runs: list[dict]) -> list[dict]
 
 
 def markdown(lines: list[dict], failures: dict[Cell, int]) -> str:
-    """One table per data set, images per class and network, the best method first."""
+    """One table per data set, images per class and network, the best method first.
+
+    Below each stands by how much the best distilled set leads the best selected real
+    images, and what either costs. The passes of a distillation leave out the networks
+    that filter and measure difficulty (`d4a_jax/cost.py`), those of a selection do not.
+    """
     parts = []
     groups: dict[tuple, list[dict]] = {}
     for line in lines:
         key = (line["dataset"], line["images_per_class"], line["network"])
         groups.setdefault(key, []).append(line)
     header = ["method", "seeds", "top-1 (%)", "± networks", "published (%)"]
-    header += ["stored bytes", "passes, M", "minutes"]
+    header += ["stored bytes", "passes, M", "to select, M", "minutes"]
     for (dataset, size, network), group in groups.items():
         ranked = sorted(group, key=lambda line: -line["top1"])
         table = cli.markdown_table(header, [_cells(line) for line in ranked])
         parts.append(f"## {dataset}, {size} images per class, {network}\n\n{table}\n")
+        if sentence := worth(ranked):
+            parts.append(f"{sentence}\n")
     for cell, count in failures.items():
         where = f"{cell.dataset}, {cell.images_per_class} images per class"
         parts.append(f"{cell.method} diverged in {count} run(s) on {where}.\n")
@@ -227,6 +237,7 @@ def _cells(line: dict) -> list[str]:
         "–" if shown is None else f"{shown:.1f} ({line['published_in']})",
         f"{line['stored_bytes']:,}",
         f"{line['passes'] / 1e6:.1f}" if line["passes"] else "–",
+        f"{line['selection_passes'] / 1e6:.2f}" if line["selection_passes"] else "–",
         f"{line['minutes']:.1f}",
     ]
 

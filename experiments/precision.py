@@ -24,7 +24,8 @@ from absl import app, flags  # noqa: E402
 from d4a_jax.config import Config  # noqa: E402
 from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.networks import create_network  # noqa: E402
-from d4a_jax.selection.baselines import random_images, train_on_real_data  # noqa: E402
+from d4a_jax.selection.baselines import random_images  # noqa: E402
+from d4a_jax.selection.teachers import train_on_real_data  # noqa: E402
 from d4a_jax.training import Normalization  # noqa: E402
 from experiments import cli, config_flag  # noqa: E402
 from experiments.benchmark.one_class import match_class  # noqa: E402

@@ -2,9 +2,8 @@
 
 What `sweep.py` and `compare.py` share. A row is defined by a nested dictionary as
 `d4a_jax.config.from_dict` takes it. `"baseline"` beside its sections stands for
-selected real images of the same storage instead of a distillation: a name of
-`selection.baselines.SELECTIONS`, with `_mosaic` behind it for mosaics as they are
-stored in multi-formation, or `rded` for mosaics of realistic patches.
+selected real images of the same storage instead of a distillation, by a name as
+`experiments/selections.py` takes it.
 `"soft_label_epochs"` adds as many epochs of a teacher's soft labels, which count among
 the stored bytes; only tests on the whole set then see them.
 
@@ -30,17 +29,14 @@ from d4a_jax.distillation import DivergenceError, distill
 from d4a_jax.evaluation import evaluate
 from d4a_jax.log import logger
 from d4a_jax.networks import create_network
-from d4a_jax.selection.baselines import SELECTIONS, select_images
-from d4a_jax.selection.patches import realistic_patches
 from d4a_jax.soft_labels import with_soft_labels
 from d4a_jax.storage import fileio, identity
 from d4a_jax.storage.entries import data_identity
+from experiments import selections
 from experiments.stopping import Clock, StopCheck
 
 # What a row has beside the sections of a configuration.
 ROW_KEYS = ("baseline", "soft_label_epochs")
-
-_MOSAIC = "_mosaic"
 
 
 class Row(NamedTuple):
@@ -72,14 +68,8 @@ def make_row(name: str, values: dict[str, Any], seed: int) -> Row:
     """
     sections = {key: value for key, value in values.items() if key not in ROW_KEYS}
     baseline, epochs = (values.get(key) for key in ROW_KEYS)
-    kind = str(baseline).removesuffix(_MOSAIC).partition("=")[0]
-    if baseline not in (None, "rded") and kind not in SELECTIONS:
-        raise ConfigError(
-            [
-                f"{name}: baseline is {baseline!r}; it must be rded or one of "
-                f"{', '.join(SELECTIONS)}, with {_MOSAIC} behind it for mosaics."
-            ]
-        )
+    if baseline is not None:
+        selections.check(name, baseline)
     return Row(name, from_dict(sections | {"seed": seed}), baseline, epochs)
 
 
@@ -125,6 +115,7 @@ def run_row(
       `soft_label_epochs`, `tests` (accuracies of every network in [0, 1]), `prefixes`
       (images per class and accuracies of each, the whole set last), what the filter
       `kept` and what was `learned` and `forgotten`, `matching_steps`, `passes`,
+      `selection_passes` (what choosing real images took, None of what is distilled),
       `stored_bytes`, `minutes`, `hardware`, `dataset_fingerprint` and the statistics
       that `normalization` takes, the further figures; `failed`, a sentence, instead of
       results if the matching loss diverged.
@@ -190,6 +181,7 @@ def _completed(record: dict, source: Path, row: Row, dataset: Dataset) -> dict:
     apart = {key: config.pop(key, None) for key in ROW_KEYS}
     config = identity.config_identity(config, source)
     lacking = {"learned": [], "cost": None, "hardware": "unknown hardware"}
+    lacking["selection_passes"] = _selection_passes(row, dataset)
     record = apart | lacking | record | {"config": config}
     if "failed" in record or "tests" in record:
         return record
@@ -220,7 +212,7 @@ def _make(row: Row, workdir: Path, dataset: Dataset, should_stop: StopCheck) -> 
 def _distilled(row, workdir, dataset, clock) -> DistilledDataset:
     config = row.config
     if row.baseline:
-        distilled = _select(row.baseline, config, dataset)
+        distilled = selections.select(row.baseline, config, dataset)
         protocol = dataclasses.asdict(config.evaluation)
         distilled.metadata.update(config=config.identity(), protocol=protocol)
         save_distilled(workdir / "distilled", distilled)
@@ -235,13 +227,10 @@ def _distilled(row, workdir, dataset, clock) -> DistilledDataset:
     return distilled
 
 
-def _select(baseline: str, config: Config, dataset: Dataset) -> DistilledDataset:
-    size, factor = config.synthetic.images_per_class, config.synthetic.factor
-    if baseline == "rded":
-        return realistic_patches(dataset, size, factor, config, config.seed)
-    selection = baseline.removesuffix(_MOSAIC)
-    factor = factor if baseline.endswith(_MOSAIC) else 1
-    return select_images(dataset, selection, size, factor, config, config.seed)
+def _selection_passes(row: Row, dataset: Dataset) -> int | None:
+    if row.baseline is None:
+        return None
+    return selections.passes(row.baseline, row.config, dataset)
 
 
 def _figures(row: Row, dataset: Dataset, distilled: DistilledDataset) -> dict:
@@ -268,6 +257,7 @@ def _figures(row: Row, dataset: Dataset, distilled: DistilledDataset) -> dict:
         },
         "matching_steps": steps if is_made else 0,
         "passes": passes if is_made else 0,
+        "selection_passes": _selection_passes(row, dataset),
         "stored_bytes": distilled.stored_bytes,
     }
 

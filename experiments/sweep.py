@@ -38,7 +38,7 @@ from d4a_jax.data import Dataset, load_dataset  # noqa: E402
 from d4a_jax.distillation import Interrupted  # noqa: E402
 from d4a_jax.log import logger  # noqa: E402
 from d4a_jax.storage import fileio  # noqa: E402
-from experiments import budget, cli, sweep_table  # noqa: E402
+from experiments import budget, cli, selections, sweep_table  # noqa: E402
 from experiments.rows import Row, make_row, try_row  # noqa: E402
 from experiments.stopping import StopCheck, until_stopped  # noqa: E402
 
@@ -67,7 +67,7 @@ class Sweep:
         self.reference = getattr(module, "REFERENCE", "idc")
         self._data = data
         self._datasets: dict[str, Dataset] = {}
-        self._costs: dict[str, budget.Budget] = {}
+        self._costs: dict[str, budget.Budget | None] = {}
 
     def names(self, patterns: Sequence[str] | None) -> list[str]:
         """The rows that match, in the order of the file.
@@ -112,11 +112,14 @@ class Sweep:
         return row._replace(config=config)
 
     def cost(self, row: Row) -> budget.Budget | None:
-        """What a row's distillation takes; None for a baseline."""
-        if row.baseline:
-            return None
+        """What it takes to make a row's images; None where they are drawn at random."""
         if row.name not in self._costs:
-            self._costs[row.name] = budget.count(row.config, self.dataset(row.config))
+            dataset = self.dataset(row.config)
+            self._costs[row.name] = (
+                selections.flops(row.baseline, row.config, dataset)
+                if row.baseline
+                else budget.count(row.config, dataset)
+            )
         return self._costs[row.name]
 
 

@@ -16,11 +16,11 @@ _TERA = 1e12
 def plan(costs: Mapping[str, Budget | None]) -> str:
     """What rows will cost, as Markdown."""
     header = ["row", "matching steps", "TFLOPs", "matching", "filter", "difficulty",
-              "experts"]  # fmt: skip
+              "experts", "selection"]  # fmt: skip
     lines = []
     for name, cost in costs.items():
         if cost is None:
-            lines.append([name, *["–"] * 6])
+            lines.append([name, *["–"] * (len(header) - 1)])
             continue
         parts = (cost.total, *cost[1:])
         figures = [f"{part / _TERA:.3g}" for part in parts]
@@ -70,15 +70,19 @@ def markdown(results: Results, reference: str) -> str:
 def baseline_of(name: str, results: Results) -> str | None:
     """The baseline that a row must beat, None where there is none with its budget.
 
-    Of the baselines' budgets the smallest one that is at least the row's is chosen;
-    what costs no more than that competes.
+    Of the distilled baselines' budgets the smallest one that is at least the row's is
+    chosen; what costs no more than that competes, selected real images included.
     """
     baselines = {
         other: _flops(runs)
         for other, runs in results.items()
         if other != name and _is_baseline(runs)
     }
-    enough = [cost for cost in baselines.values() if cost >= _flops(results[name])]
+    enough = [
+        cost
+        for other, cost in baselines.items()
+        if cost >= _flops(results[name]) and not results[other][0]["baseline"]
+    ]
     if not enough:
         return None
     mean = lambda other: np.mean(list(_means(results[other]).values()))

@@ -8,7 +8,7 @@ import pytest
 from d4a_jax.config import from_dict
 from d4a_jax.data import from_arrays
 from d4a_jax.formation import form
-from d4a_jax.selection import baselines, coresets
+from d4a_jax.selection import coresets, teachers
 from d4a_jax.selection.baselines import random_images, select_images
 
 FEATURES = np.random.default_rng(0).normal(size=(9, 3))
@@ -109,7 +109,7 @@ def test_sets_hold_distinct_real_images_of_each_class(dataset, config, selection
 
 
 def test_selections_follow_what_was_measured(dataset, config):
-    features = baselines.embeddings(dataset, config)
+    features = teachers.embeddings(dataset, config)
     assert features.shape == (len(dataset.train_labels), 2 * 2 * 4)
     members = np.flatnonzero(dataset.train_labels == 1)
     rows = positions(dataset, select_images(dataset, "herding", 4, 1, config))

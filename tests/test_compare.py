@@ -20,7 +20,7 @@ from d4a_jax.distillation import DivergenceError, Interrupted
 from d4a_jax.evaluation import Evaluation
 from d4a_jax.selection.baselines import random_images
 from d4a_jax.storage.fileio import WorkdirLock
-from experiments import cli, compare, rows, spread
+from experiments import cli, compare, rows, selections, spread
 from experiments.compare import Cell, Comparison, lines_of, markdown, row_of
 from experiments.published import published
 from experiments.stopping import until_stopped
@@ -110,6 +110,7 @@ def fake_run(accuracies, **changes):
         "tests": {"convnet": accuracies},
         "stored_bytes": 30_720,
         "passes": 2_000_000,
+        "selection_passes": None,
         "minutes": 1.5,
     } | changes
 
@@ -196,7 +197,7 @@ def test_rows_of_older_comparisons_are_not_repeated(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("a finished row was made again")
 
-    monkeypatch.setattr(rows, "select_images", refuse)
+    monkeypatch.setattr(selections, "select_images", refuse)
     assert compare.compare(one, tmp_path, [0], ["random"], load_blobs) == text
     file = RANDOM.directory(tmp_path, 0) / "row.json"
     assert json.loads(file.read_text()) == older

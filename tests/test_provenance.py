@@ -25,7 +25,9 @@ from d4a_jax.data import from_arrays
 from d4a_jax.data.dataset import select_classes
 from d4a_jax.evaluation import evaluate, network_of, protocol_of
 from d4a_jax.flips import default_config, without_flip, without_flips
-from d4a_jax.selection.baselines import random_images, train_on_real_data
+from d4a_jax.selection.baselines import random_images
+from d4a_jax.selection.teachers import train_on_real_data
+from d4a_jax.selection.windows import choose_window
 from experiments import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -248,10 +250,12 @@ def test_no_flips_where_the_data_forbid_them(tmp_path):
     flipped = EvaluationConfig(max_steps=1, repeats=1)
     with pytest.raises(ConfigError, match="evaluation.augmentation.*without 'flip'"):
         evaluate(plain, upright, [NETWORK], flipped)
+    hardness = np.zeros(len(upright.train_labels))
     for make in (
         lambda: train_on_real_data(upright, Config()),
         lambda: d4a_jax.measure_difficulty(upright, Config()),
         lambda: d4a_jax.select_images(upright, "herding", 1, config=Config()),
+        lambda: choose_window(upright, hardness, 1, 1, Config()),
         lambda: d4a_jax.realistic_patches(upright, 1, config=Config()),
         lambda: d4a_jax.with_soft_labels(plain, upright, 1, Config()),
         lambda: d4a_jax.distill(upright, Config()),

@@ -16,7 +16,8 @@ from d4a_jax.devices.parallel import make_layout
 from d4a_jax.ensemble import Ensemble, everything
 from d4a_jax.evaluation import training_images
 from d4a_jax.networks import create_network
-from d4a_jax.selection.baselines import select_images, train_on_real_data
+from d4a_jax.selection.baselines import select_images
+from d4a_jax.selection.teachers import train_on_real_data
 from d4a_jax.soft_labels import with_soft_labels
 from d4a_jax.training import Normalization
 

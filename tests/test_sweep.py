@@ -381,8 +381,8 @@ def test_a_row_is_compared_with_the_best_baseline_of_enough_compute():
 def test_the_plan_says_what_rows_cost():
     text = sweep_table.plan({"random": None, "d4a": budget.Budget(800, 10**12, 10**11)})
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert lines[2] == ["random", *["–"] * 6]
-    assert lines[3] == ["d4a", "800", "1.1", "1", "0.1", "0", "0"]
+    assert lines[2] == ["random", *["–"] * 7]
+    assert lines[3] == ["d4a", "800", "1.1", "1", "0.1", "0", "0", "0"]
 
 
 def test_the_table_pairs_seeds():

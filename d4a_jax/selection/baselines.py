@@ -1,42 +1,27 @@
 """Reference sets of the same storage that need no distillation: selected real images.
 
-`random` draws them; `herding` and `k_center` go by the embeddings of a network trained
-on the real set; `easiest`, `hardest` and `window=SHARE` by the difficulty that
-cross-fitted networks measure (see `coresets`, `difficulty`).
+`random` draws them; `herding`, `k_center` and `k_means` go by the embeddings of a
+network trained on the real set; `easiest`, `hardest`, `window=SHARE` and the windows
+that a held-out part of the training set chooses (`loss_window`, `el2n_window`,
+`aum_window`) by the difficulty that cross-fitted networks measure (see `rules`).
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from d4a_jax import rng
 from d4a_jax.artifact import DistilledDataset
 from d4a_jax.artifact.provenance import source_to_record
 from d4a_jax.config import Config
-from d4a_jax.data import Dataset, data_directory
-from d4a_jax.devices.parallel import make_layout, spread
-from d4a_jax.difficulty import load_or_cross_fit
-from d4a_jax.ensemble import Ensemble, TrainingImages, everything
-from d4a_jax.flips import default_config, refuse_flips
-from d4a_jax.formation import compose
+from d4a_jax.data import Dataset
+from d4a_jax.flips import default_config
 from d4a_jax.log import logger
-from d4a_jax.networks import create_network
-from d4a_jax.real_data import ClassIndex, index_classes
-from d4a_jax.selection import coresets
+from d4a_jax.real_data import index_classes
 from d4a_jax.selection.beginnings import describe_short_classes
-from d4a_jax.training import Normalization
+from d4a_jax.selection.rules import RULES, Request, parse
+from d4a_jax.selection.windows import stored_images
 
-SELECTIONS = ("random", "herding", "k_center", "easiest", "hardest", "window")
-
-
-class _Rule(NamedTuple):
-    """A selection: its name and, of a window, the share of hardest images left out."""
-
-    name: str
-    skip_hardest: float
+SELECTIONS = tuple(RULES)
 
 
 def select_images(
@@ -54,40 +39,47 @@ def select_images(
       selection: a name in `SELECTIONS`; a window is given as `window=SHARE`, with the
         share in [0, 1] of hardest images that is left out.
       images_per_class: how many images are stored for each class; several numbers
-        make as many segments, each prefix of which is the smaller set.
+        make as many segments, of which all prefixes are the smaller sets under
+        `random`, `herding` and `k_center` without mosaics.
       factor: 1 stores images as they are; more stores mosaics of `factor ** 2`
         downscaled images, which is what multi-formation starts from.
       config: networks that measure (`network`, `difficulty`, the recipe of
-        `evaluation`), `data.data_dir` and `runtime`; not used by `random`. By default
-        `default_config` of the data.
-      seed: of the draw or of the network that embeds the images.
+        `evaluation`) and that choose a window (`evaluation`), `data.data_dir` and
+        `runtime`; not used by `random`. By default `default_config` of the data.
+      seed: of the draw, or of the networks that embed the images or choose a window.
 
     Returns:
       The images; where a class has too few, all of them come before any of them comes
-      again, with a warning.
+      again, with a warning. The metadata of a window that was chosen say which one,
+      and why.
 
     Raises:
       ValueError: if the selection is unknown or a number is below 1.
     """
     config = config or default_config(dataset)
-    rule, sizes = _parse(selection), [int(n) for n in np.atleast_1d(images_per_class)]
+    rule, share = parse(selection)
+    sizes = [int(n) for n in np.atleast_1d(images_per_class)]
     if not sizes or min(sizes) < 1 or factor < 1:
         raise ValueError(
             f"images_per_class is {images_per_class} and factor is {factor}; both must "
             "be at least 1."
         )
     index = index_classes(np.asarray(dataset.train_labels), dataset.num_classes)
-    choose = _chooser(rule, dataset, index, config, seed)
-    needed = sum(sizes) * factor**2
-    short = describe_short_classes(index.counts, dataset.class_names, needed)
-    if short:
+    request = Request(dataset, index, sum(sizes), factor, config, seed, share)
+    names, needed = dataset.class_names, request.needed
+    if short := describe_short_classes(index.counts, names, needed):
         logger.warning(short)
-    stored = []
-    for label, (rows, count) in enumerate(zip(index.rows, index.counts)):
-        chosen = rows[choose(label, int(count), min(needed, int(count)))]
-        stored.append(_mosaics(dataset, np.resize(chosen, needed), factor))
+    chosen = rule.choose(request)
+    rows = [
+        np.resize(of_class[positions], needed)
+        for of_class, positions in zip(index.rows, chosen.positions)
+    ]
+    images = stored_images(dataset, np.stack(rows), factor)
+    images = images.reshape(dataset.num_classes, -1, *images.shape[1:])
     method = f"{selection} real images"
-    return real_image_set(dataset, np.stack(stored), factor, method, seed, sizes)
+    found = real_image_set(dataset, images, factor, method, seed, sizes)
+    found.metadata.update(chosen.facts)
+    return found
 
 
 def random_images(
@@ -143,112 +135,4 @@ def real_image_set(
         np.concatenate([np.repeat(classes, size) for size in sizes]),
         np.repeat(segments, np.multiply(sizes, dataset.num_classes)),
         metadata,
-    )
-
-
-def _mosaics(dataset, rows, factor):
-    """uint8 mosaics of the training images in `rows`, `factor ** 2` in each."""
-    images = np.asarray(dataset.train_images)[rows]
-    if factor == 1:
-        return images
-    mosaics = compose(jnp.asarray(images, jnp.float32) / 255.0, factor)
-    return np.rint(np.asarray(mosaics) * 255.0).astype(np.uint8)
-
-
-def train_on_real_data(
-    dataset: Dataset, config: Config | None = None, seed: int = 0
-) -> tuple[Ensemble, dict]:
-    """A network trained on all real images, for `difficulty.epochs`.
-
-    Args:
-      dataset: the real data.
-      config: network, recipe (`evaluation`) and length; by default `default_config`.
-      seed: of the network.
-
-    Returns:
-      The ensemble of this one network, and its stacked variables.
-
-    Raises:
-      ConfigError: if the recipe flips images that change their meaning.
-    """
-    config = config or default_config(dataset)
-    refuse_flips(dataset, "evaluation.augmentation", config.evaluation.augmentation)
-    layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
-    dtype = jnp.dtype(config.runtime.compute_dtype)
-    ensemble = Ensemble(
-        create_network(config.network, dataset.num_classes, dataset.image_shape, dtype),
-        config.evaluation,
-        Normalization(dataset.mean, dataset.std),
-        1,
-        layout,
-        config.runtime.predict_batch,
-    )
-    settings, count = config.difficulty, len(dataset.train_labels)
-    images, labels = np.asarray(dataset.train_images), np.asarray(dataset.train_labels)
-    variables = ensemble.fit(
-        rng.stream(jax.random.key(seed), "real_data"),
-        TrainingImages(images, labels),
-        everything(count, count, 1),
-        ensemble.total_steps(count, settings.epochs, settings.max_steps),
-    )
-    return ensemble, variables
-
-
-def embeddings(dataset: Dataset, config: Config, seed: int = 0) -> np.ndarray:
-    """Embeddings of all training images by a network trained on all of them.
-
-    Returns:
-      float32 `[n, d]`, what the classifier sees, in the order of the data set.
-    """
-    ensemble, variables = train_on_real_data(dataset, config, seed)
-    images, labels = np.asarray(dataset.train_images), np.asarray(dataset.train_labels)
-    arrays = spread(ensemble.layout, (images, labels))
-    found = ensemble.predict(variables, *arrays, _first, output="embedding")
-    return np.asarray(found)[: len(labels)]
-
-
-def _first(outputs, labels):
-    del labels
-    return outputs[0]
-
-
-def _parse(selection: str) -> _Rule:
-    name, equals, share = selection.partition("=")
-    skip = {"hardest": 0.0, "easiest": 1.0}.get(name, 0.0)
-    if name == "window":
-        try:
-            skip = float(share)
-        except ValueError:
-            skip = -1.0
-    valid = name in SELECTIONS and bool(equals) == (name == "window")
-    if not valid or not 0.0 <= skip <= 1.0:
-        raise ValueError(
-            f"selection is {selection!r}; it must be one of {', '.join(SELECTIONS)}, "
-            "a window with its share of hardest images left out, as in window=0.3."
-        )
-    return _Rule(name, skip)
-
-
-def _chooser(
-    rule: _Rule, dataset: Dataset, index: ClassIndex, config: Config, seed: int
-) -> Callable[[int, int, int], np.ndarray]:
-    """The rule as a function of (label, images of the class, number to choose)."""
-    if rule.name == "random":
-        key = rng.stream(jax.random.key(seed), "random_images")
-
-        def draw(label, available, count):
-            order = jax.random.permutation(jax.random.fold_in(key, label), available)
-            return np.asarray(order[:count])
-
-        return draw
-    if rule.name in ("herding", "k_center"):
-        found = index.to_classes(embeddings(dataset, config, seed))
-        choose = {"herding": coresets.herding, "k_center": coresets.k_center}[rule.name]
-        return lambda label, available, count: choose(found[label, :available], count)
-    layout = make_layout(config.runtime.devices, config.runtime.class_chunk)
-    folder = data_directory(config.data.data_dir) / "difficulty"
-    found = load_or_cross_fit(dataset, config, layout, folder).train
-    loss = index.to_classes(found.loss)
-    return lambda label, available, count: coresets.difficulty_window(
-        loss[label, :available], count, rule.skip_hardest
     )

@@ -59,6 +59,37 @@ def k_center(features: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen[:count])
 
 
+def k_means(features: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Chooses a prototype of each cluster: the member that is nearest to its center.
+
+    The clusters are those of k-means with as many centers as images are chosen, the
+    best of ten runs from k-means++.
+
+    Args:
+      features: float `[m, d]`, embeddings.
+      count: how many to choose, at most m.
+      seed: of the first centers.
+
+    Returns:
+      int `[count]` positions, those of the largest clusters first. Where fewer
+      embeddings than that are distinct, images that equal chosen ones come last.
+    """
+    # Slow to import, and no other rule needs it.
+    from sklearn.cluster import KMeans
+
+    features = np.asarray(features, np.float64)
+    clusters = min(count, len(np.unique(features, axis=0)))
+    found = KMeans(clusters, n_init=10, random_state=seed).fit(features)
+    distance = np.linalg.norm(features - found.cluster_centers_[found.labels_], axis=1)
+    sizes = np.bincount(found.labels_, minlength=clusters)
+    chosen = []
+    for cluster in np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]:
+        members = np.flatnonzero(found.labels_ == cluster)
+        chosen.append(members[np.argmin(distance[members])])
+    others = np.setdiff1d(np.arange(len(features)), chosen)
+    return np.concatenate([chosen, others[: count - len(chosen)]]).astype(int)
+
+
 def difficulty_window(
     difficulty: np.ndarray, count: int, skip_hardest: float
 ) -> np.ndarray:

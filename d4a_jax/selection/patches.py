@@ -20,7 +20,10 @@ from d4a_jax.data import Dataset
 from d4a_jax.devices.parallel import spread
 from d4a_jax.formation import tile_side
 from d4a_jax.real_data import index_classes
-from d4a_jax.selection.baselines import real_image_set, train_on_real_data
+from d4a_jax.selection.baselines import real_image_set
+from d4a_jax.selection.teachers import train_on_real_data
+
+CANDIDATES, CROPS = 300, 5
 
 
 def realistic_patches(
@@ -29,8 +32,8 @@ def realistic_patches(
     factor: int = 1,
     config: Config | None = None,
     seed: int = 0,
-    candidates: int = 300,
-    crops: int = 5,
+    candidates: int = CANDIDATES,
+    crops: int = CROPS,
 ) -> DistilledDataset:
     """Mosaics of the most realistic crops, the same number of each class.
 

@@ -11,7 +11,7 @@ the budget of passes. SRe2L takes batch norm, for the statistics that it matches
 tested as the others are.
 """
 
-from experiments.comparisons.methods import methods
+from experiments.comparisons.methods import coresets, methods
 
 IMAGES_PER_CLASS = (10,)
 NETWORKS = ("convnet:depth=3:width=32",)
@@ -43,7 +43,5 @@ METHODS = methods(
     datm={"first_max_start_epoch": 4, "expansion_steps": 20},
     teacher="convnet:depth=3:width=32:norm=batch",
     teacher_epochs=8,
-) | {
-    "random_mosaic": {"baseline": "random_mosaic", "synthetic": {"factor": 2}},
-    "rded_soft": _RDED | {"soft_label_epochs": 100},
-}
+)
+METHODS |= coresets() | {"rded_soft": _RDED | {"soft_label_epochs": 100}}

@@ -7,7 +7,7 @@ chosen for 8 x 8 pixels and few steps, and D4A has two segments, as in
 `configs/digits.py`; everything that is not named is the method's.
 """
 
-from experiments.comparisons.methods import methods
+from experiments.comparisons.methods import coresets, methods
 
 IMAGES_PER_CLASS = (10,)
 NETWORKS = ("convnet:width=32",)
@@ -34,4 +34,4 @@ METHODS = methods(
     datm={"first_max_start_epoch": 5, "expansion_steps": 10},
     teacher="convnet:width=32:norm=batch",
     teacher_epochs=20,
-)
+) | coresets()

@@ -7,12 +7,29 @@ from typing import Any
 
 Values = dict[str, Any]
 
+# Coresets that recent work finds hard to beat: windows of three measures of difficulty,
+# each matched to the images per class, and images that stand for the embeddings.
+_CORESETS = ("loss_window", "el2n_window", "aum_window", "herding", "k_means")
+
 # Segments of five of ten images per class: smaller ones have little to divide.
 _TWO_SEGMENTS = {"segments": 2}
 _STORED_AS_THEY_ARE = {"factor": 1}
 # DM's rate of 1.0 is for the mean embedding of ten images.
 _DM_RATE = {"learning_rate": 0.5}
 _DC_NETWORKS = {"images_per_step": 500}
+
+
+def coresets(factor: int = 2) -> dict[str, Values]:
+    """Definitions by name of strong coresets, plain and as mosaics of `factor ** 2`.
+
+    All have hard labels and the same storage. Random images stand beside them.
+    """
+    mosaic = {"synthetic": {"factor": factor}}
+    names = ("random", *_CORESETS)
+    plain = {name: {"baseline": name} for name in names}
+    return plain | {
+        f"{name}_mosaic": {"baseline": f"{name}_mosaic"} | mosaic for name in names
+    }
 
 
 def methods(
