@@ -1,8 +1,8 @@
-"""README's lines for other tools: run as they stand, and trained on.
+"""The lines for other tools in `docs/export.md`: run as they stand, and trained on.
 
-Every block of code below the heading for a format is executed in a folder with an
-export of that name; it must leave `images` and `labels`. Training on them has to reach
-the accuracy that our own loader's images give.
+Every block of code below the name of a format is executed in a folder with an export of
+that name; it must leave `images` and `labels`. Training on them has to reach the
+accuracy that our own loader's images give. README's own example must name real parts.
 """
 
 import re
@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import d4a_jax
 from d4a_jax.artifact import DistilledDataset, load_distilled, save_distilled
-from d4a_jax.config import EvaluationConfig, RuntimeConfig
-from d4a_jax.data import from_arrays
+from d4a_jax.config import EvaluationConfig, RuntimeConfig, validate
+from d4a_jax.data import from_arrays, load_dataset
+from d4a_jax.distillation.assemble import assemble
 from d4a_jax.evaluation import evaluate
 from d4a_jax.export import export_distilled
+from d4a_jax.regularizers import Constants
 from d4a_jax.selection.baselines import random_images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,9 +35,9 @@ NOISE = 6.0
 
 
 def snippets():
-    """The code for each format, from README's section on exports."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split("## Use the result elsewhere")[1].split("\n## ")[0]
+    """The code for each format, from the page on exports."""
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    section = text.split("## Formats")[1].split("\n## ")[0]
     return dict(re.findall(r"`(\w+)`[^\n]*\n\n```python\n(.*?)```", section, re.S))
 
 
@@ -99,6 +102,32 @@ def expected(dataset, distilled):
     }
     assert all(30 < value < 97 for value in found.values()), found
     return found
+
+
+def test_the_example_of_the_readme_assembles_a_run(monkeypatch):
+    """All but the long computation: its data, its distillation and its evaluation."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    runs = []
+
+    def distill(dataset, config, workdir, **parts):
+        runs.append(validate(assemble(config, **parts)))
+        return random_images(dataset, (1,), factor=2)
+
+    monkeypatch.setattr(d4a_jax, "load_dataset", lambda name: load_dataset("digits"))
+    monkeypatch.setattr(d4a_jax, "distill", distill)
+    monkeypatch.setattr(d4a_jax, "evaluate", lambda distilled, dataset: [])
+    found = {}
+    exec(code, found)
+    (run,) = runs
+    assert run.network == "convnet:depth=3:width=64"
+    assert run.make_regularizer().weight == 0.5
+    assert run.make_rule().name == "(wrong('mean_softmax') & learnable())"
+    assert run.segment_sizes == (2,) * 5
+    ones = (np.ones(3),)
+    constants = Constants(distance=None, previous_share=0.5, previous=ones)
+    assert run.make_regularizer().term((2 * np.ones(3),), constants) == 81.0
+    assert found["images"].shape == (40, 8, 8, 1)
 
 
 def test_every_format_has_its_lines():

@@ -41,14 +41,16 @@ class OptionsReference(SphinxDirective):
 
 def reference() -> Iterator[str]:
     """The Markdown of all sections, in the order of `Config`."""
-    fields = dataclasses.fields(Config)
+    # Objects of a program have no place in a file, nor here.
+    named = Config().to_dict()
+    fields = [f for f in dataclasses.fields(Config) if f.name in named]
     single = [f for f in fields if not dataclasses.is_dataclass(f.default)]
     yield from ("## Options without a section", "")
     yield from _table(Config, single, "", {})
     for field in fields:
         if field.name == "method":
             yield from _methods()
-        elif field not in single and dataclasses.fields(field.default):
+        elif field not in single:
             yield from _section(type(field.default), field.name, f"## {field.name}")
 
 
@@ -61,7 +63,7 @@ def _methods() -> Iterator[str]:
 
 def _section(cls: type, name: str, heading: str) -> Iterator[str]:
     text, _, attributes = (inspect.getdoc(cls) or "").partition("\nAttributes:\n")
-    yield from (heading, "", text.partition("\nExample:\n")[0], "")
+    yield from (heading, "", text.partition("\nExample:\n")[0].strip(), "")
     described = _descriptions(attributes)
     yield from _table(cls, dataclasses.fields(cls), f"{name}.", described)
 
@@ -95,8 +97,9 @@ def _table(
             f"`{prefix}{field.name}`",
             f"`{field.default!r}`",
             allowed(hints[field.name], field.metadata),
+            *([described.get(field.name, "").strip()] if described else []),
         ]
-        yield _row(cells + ([described.get(field.name, "")] if described else []))
+        yield _row(cells)
     yield ""
 
 
