@@ -106,28 +106,17 @@ def from_arrays(
     Raises:
       DatasetError: an array has a wrong type, shape or value.
     """
-    images, layouts = {}, []
-    for what, array, labels in (
-        ("train_images", train_images, train_labels),
-        ("test_images", test_images, test_labels),
-    ):
-        count = np.shape(labels)[0] if np.ndim(labels) else 1
-        images[what], layout = arrays.read_layout(what, array, count)
-        layouts += [layout] if layout and layout not in layouts else []
-    train_images, test_images = images.values()
-    if train_images.shape[3] != test_images.shape[3]:
-        raise DatasetError(
-            f"Data set {name!r}: the training images have {train_images.shape[3]} "
-            f"channels and the test images {test_images.shape[3]}; they must agree."
-        )
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise DatasetError(
-            f"Data set {name!r}: the training images are {train_images.shape[1:]} and "
-            f"the test images {test_images.shape[1:]}; they must agree."
-        )
+    images, layouts = _read_layouts(
+        name,
+        {"train_images": train_images, "test_images": test_images},
+        (train_labels, test_labels),
+    )
     labels = arrays.read_labels(
         {"train_labels": train_labels, "test_labels": test_labels},
-        {"train_labels": len(train_images), "test_labels": len(test_images)},
+        {
+            "train_labels": len(images["train_images"]),
+            "test_labels": len(images["test_images"]),
+        },
         class_names,
     )
     train_labels, test_labels = labels.arrays.values()
@@ -163,6 +152,28 @@ def from_arrays(
         pixel_range=scaled_by,
         understood=(*layouts, *values, *labels.notes),
     )
+
+
+def _read_layouts(name, given, labels):
+    """Images of both splits as `[n, h, w, c]` of one shape, and notes on that."""
+    images, notes = {}, []
+    for (what, array), own in zip(given.items(), labels, strict=True):
+        count = np.shape(own)[0] if np.ndim(own) else 1
+        images[what], note = arrays.read_layout(what, array, count)
+        if note and note not in notes:
+            notes.append(note)
+    train, test = (array.shape[1:] for array in images.values())
+    if train[2] != test[2]:
+        raise DatasetError(
+            f"Data set {name!r}: the training images have {train[2]} channels and the "
+            f"test images {test[2]}; they must agree."
+        )
+    if train != test:
+        raise DatasetError(
+            f"Data set {name!r}: the training images are {train} and the test images "
+            f"{test}; they must agree."
+        )
+    return images, notes
 
 
 def check_class_names(name: str, class_names: Sequence[str]) -> tuple[str, ...]:

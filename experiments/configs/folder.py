@@ -4,10 +4,11 @@
 
 DIR holds `train/<class>/<image>` and `test/<class>/<image>`, or only
 `<class>/<image>`; then a tenth of each class is held out for testing, always the same
-one. Channels, size, classes, mean and standard deviation are found in the images, and
-the network's depth follows from their size. Images of different sizes need one to be
-resized to: `--config.data.size=64`. For arrays there are `--config.data.name=arrays`
-and `--config.data.path=FILE.npz`.
+one. Other usual names (`Train`, `val`, `testing`, ...) are understood, and what was
+understood is printed before the run. Channels, size, classes, mean and standard
+deviation are found in the images, and the network's depth follows from their size.
+Images of different sizes need one to be resized to: `--config.data.size=64`. For arrays
+there are `--config.data.name=arrays` and `--config.data.path=FILE.npz`.
 
 The learning rate of the pixels is found by a short range test, whose chart is
 `learning_rate.png` in the working directory. Where a mirrored image is another class,
