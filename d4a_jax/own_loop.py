@@ -1,5 +1,9 @@
 """Pieces of a distillation loop, for those who write their own.
 
+    import d4a_jax, jax, optax
+    from d4a_jax import own_loop
+
+    key, optimizer = jax.random.key(0), optax.sgd(0.1)
     data = d4a_jax.load_dataset("digits")
     setting = own_loop.make_setting(data, d4a_jax.networks.ConvNet(depth=2, width=64))
     method = d4a_jax.methods.GradientMatching().build(setting)

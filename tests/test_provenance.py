@@ -205,7 +205,7 @@ def test_other_numbers_of_classes_and_sizes_are_refused(side):
         evaluate(made, digits)
     two = select_classes(digits, (1, 0))
     if side == 16:
-        with pytest.raises(ArtifactError, match=r"\(8, 8, 1\).*\(16, 16, 1\)"):
+        with pytest.raises(ArtifactError, match="8 x 8 x 1; .* 16 x 16 x 1"):
             evaluate(made, two)
 
 
@@ -327,7 +327,7 @@ def test_evaluate_asks_for_the_data_and_matches_classes_by_name(artifact, tmp_pa
     larger = (f"--data={other}", "--size=12")
     done = command("evaluate", f"--artifact={artifact}", *larger)
     assert done.returncode == cli.USER_ERROR
-    assert "(8, 8, 3)" in done.stderr and "(12, 12, 3)" in done.stderr
+    assert "8 x 8 x 3" in done.stderr and "12 x 12 x 3" in done.stderr
 
 
 def test_earlier_sets_are_tested_on_their_own_data_only(tmp_path):
