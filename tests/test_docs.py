@@ -58,7 +58,7 @@ def test_links_between_pages_lead_somewhere():
 
 
 def test_references_to_the_code_lead_somewhere():
-    """Sphinx leaves a reference without a target as plain text, so it is checked here."""
+    """Sphinx would leave a reference without a target as plain text."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for kind, target in re.findall(r"\{py:(\w+)\}`(?:[^`<]*<)?([\w.]+)>?`", text):
@@ -107,13 +107,13 @@ def test_the_reference_has_every_option_with_its_default_and_range(extension):
     expected = set()
     for section, values in Config().to_dict().items():
         if section != "method":
-            is_section = isinstance(values, dict)
-            names = [f"{section}.{name}" for name in values] if is_section else [section]
-            expected |= set(names)
+            own = values if isinstance(values, dict) else None
+            expected |= {f"{section}.{name}" for name in own} if own else {section}
     for name in METHODS:
         expected |= {f"method.{option}" for option in vars(METHODS[name]())}
     assert options == expected
-    assert "| `synthetic.factor` | `2` | whole number; at least 1 and at most 8 |" in text
+    factor = "| `synthetic.factor` | `2` | whole number; at least 1 and at most 8 |"
+    assert factor in text
     assert "| `experts.storage_dtype` | `'float32'` | `float32`, `bfloat16` |" in text
     rate = "| `matching.learning_rate` | `0.005` | number, None; above 0 |"
     assert rate in text
@@ -121,7 +121,8 @@ def test_the_reference_has_every_option_with_its_default_and_range(extension):
 
 def test_the_page_on_own_parts_runs(tmp_path, monkeypatch):
     """Its blocks are one file, as it says: parts are found again in their module."""
-    blocks = re.findall(r"<!-- run -->\n```python\n(.*?)```", read("own-parts.md"), re.S)
+    text = read("own-parts.md")
+    blocks = re.findall(r"<!-- run -->\n```python\n(.*?)```", text, re.S)
     assert len(blocks) == 5
     (tmp_path / "own_parts_page.py").write_text("\n\n".join(blocks), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,8 +1,9 @@
 """Reads the docstrings of the library, whose tables and blocks of code are Markdown.
 
-Sphinx takes docstrings as reStructuredText. Three things differ: an indented block
-after a paragraph is code or a formula, a table is made of bars, and the fields of a
-named tuple are described under `Attributes`.
+Sphinx takes docstrings as reStructuredText. Four things differ: single backticks mark
+all code and not only names, an indented block after a paragraph is code or a formula,
+a table is made of bars, and the fields of a named tuple are described under
+`Attributes`.
 """
 
 import re
@@ -12,6 +13,7 @@ from sphinx.application import Sphinx
 
 _ROW = re.compile(r"^\s*\|.*\|\s*$")
 _RULE = re.compile(r"^[\s|:-]+$")
+_BACKTICKS = re.compile(r"``.+?``|`([^`]+)`(?!_)", re.S)
 _SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Examples?):$")
 
 
@@ -26,6 +28,14 @@ def _convert(app, what, name, obj, options, lines):
     ends = (i for i, line in enumerate(lines) if _SECTION.match(line))
     end = next(ends, len(lines))
     lines[:] = [*with_code(with_tables(lines[:end])), *lines[end:]]
+    lines[:] = _BACKTICKS.sub(_name_or_code, "\n".join(lines)).split("\n")
+
+
+def _name_or_code(found: re.Match) -> str:
+    """Names stay in single backticks, which become links; other code is literal."""
+    code = found[1]
+    is_name = code is None or re.fullmatch(r"[\w.]+", code)
+    return found[0] if is_name else f"``{code}``"
 
 
 def _skip(app, what, name, obj, skip, options):
