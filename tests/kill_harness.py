@@ -87,7 +87,7 @@ def report_phases(report) -> None:
     """Makes this process report when it enters and leaves its phases."""
     from d4a_jax.data import cache
     from d4a_jax.distillation import loop, range_test, run, stages
-    from d4a_jax.storage import journal
+    from d4a_jax.metrics import journal
     from d4a_jax.storage.checkpoint import CheckpointStore
 
     def watch(owner, name, phase):
