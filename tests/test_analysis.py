@@ -539,7 +539,7 @@ def test_the_examiner_trains_and_keeps_its_answers(tmp_path):
 def test_a_torn_record_is_no_answer(tmp_path):
     dataset = _dataset()
     item = next(prefixes("D4A", "artifact", _distilled(dataset)))
-    recipe = EvaluationConfig(max_steps=1)
+    recipe = EvaluationConfig(max_steps=1, augmentation="none")
     examiner = Examiner(
         dataset, "convnet:width=4:depth=1", recipe, recipe, RuntimeConfig(devices=1), 0,
         tmp_path,
