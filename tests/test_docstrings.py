@@ -2,7 +2,7 @@
 
 Doctests and all code that uses `d4a_jax` are run. What the code asks for is made small:
 its data sets, beyond the digits, are tiny arrays of the same name, and its networks
-take a step or two. README's lines for other tools are run by `test_readme`.
+take a step or two. Lines for other tools are run by `test_readme`.
 """
 
 import ast
@@ -25,7 +25,6 @@ FILES = {
     for path in sorted((ROOT / "d4a_jax").rglob("*.py"))
 }
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
-ELSEWHERE = "## Use the result elsewhere"
 
 SMALL = {
     "network": "convnet:width=4:depth=1",
@@ -39,13 +38,12 @@ SMALL = {
 
 
 def readme_blocks():
-    """Python code of README by the section that it stands in, but for other tools."""
+    """Python code of README by the section that it stands in."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     sections = re.split(r"^(?=## )", text, flags=re.M)
     return [
         (section.splitlines()[0].strip("# "), code)
         for section in sections
-        if not section.startswith(ELSEWHERE)
         for code in re.findall(r"^```python\n(.*?)^```", section, re.S | re.M)
     ]
 
@@ -124,9 +122,8 @@ def small_size(tmp_path, monkeypatch):
 
 def test_all_examples_are_found():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    elsewhere = text.split(ELSEWHERE)[1].split("\n## ")[0]
-    count = text.count("```python") - elsewhere.count("```python")
-    assert [place for place, _ in BLOCKS][:count] == ["Analyze", "As a library"]
+    count = text.count("```python")
+    assert [place for place, _ in BLOCKS][:count] == ["Your own method"]
     assert {"d4a_jax", "d4a_jax.registry"} <= {place for place, _ in BLOCKS}
     assert "d4a_jax.flips" in WITH_DOCTESTS
     # An example without a prompt would be run by nothing.
