@@ -117,7 +117,7 @@ def test_evaluate_trains_any_networks_on_the_result(run):
     report = json.loads((folder / "out" / "report.json").read_text())
     assert report["protocol"]["max_steps"] == 4
     assert report["protocol"]["augmentation"] == "color_crop_scale_rotate"
-    assert (report["images"], report["segments"]) == (3, 1)
+    assert (report["images"], report["segments"]) == (2, 1)
     for row, network in zip(report["results"], ("width=8", "width=4:norm=none")):
         assert row["network"] == f"convnet:{network}"
         assert len(row["top1_each"]) == 3 and row["steps"] == 4
