@@ -39,5 +39,10 @@ class Parts:
 
 
 def without_parts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's values without the descriptions of objects."""
+    """A configuration's values without the descriptions of objects.
+
+    Values that are no mapping stay as they are, for `from_dict` to refuse.
+    """
+    if not isinstance(values, Mapping):
+        return values
     return {name: value for name, value in values.items() if name != "parts"}

@@ -132,7 +132,8 @@ def config_identity(values: Any, source: Path) -> Identity:
       ConfigError: it is none, or one that this version does not know.
     """
     try:
-        parts = {name: values[name] for name in ("parts",) if name in values}
+        is_mapping = isinstance(values, Mapping) and "parts" in values
+        parts = {"parts": values["parts"]} if is_mapping else {}
         return from_dict(without_parts(values)).identity() | parts
     except (ValueError, TypeError) as error:
         raise _damaged(source, error) from None
