@@ -164,6 +164,18 @@ def test_a_part_from_outside_makes_a_run_and_is_recorded(data, plain, kind, tmp_
         assert from_dict(named.metadata["config"]).identity()
 
 
+def test_a_regularizer_that_needs_no_constant_is_not_skipped(data, plain):
+    """Neither in the loss nor in a method that has no place for it."""
+    large = Regularizer(lambda g, constants: sum(jnp.sum(x**2) for x in g), weight=5.0)
+    made = d4a.distill(data, from_dict(BASE), regularizer=large)
+    assert (made.prefix(1).images == plain.prefix(1).images).all()
+    assert (made.images != plain.images).any()
+    with pytest.raises(ConfigError, match="regularizer.name is an object"):
+        d4a.distill(
+            data, from_dict(BASE), regularizer=large, method="trajectory_matching"
+        )
+
+
 def test_other_values_of_a_part_are_another_run(data, tmp_path):
     config = from_dict(BASE)
     d4a.distill(data, config, tmp_path, rule=uncertain(), regularizer=small(0.5))

@@ -269,7 +269,7 @@ class Config:
         """Whether making a segment takes the earlier ones into account."""
         training = self.network_training
         return (
-            bool(self.make_regularizer().needs)
+            self.has_regularizer
             or self.method.uses_previous
             or training.stage_epochs > 0
             or training.data in ("earlier", "synthetic")
@@ -283,6 +283,17 @@ class Config:
     def make_rule(self) -> Rule:
         """The rule of the filter."""
         return self.parts.rule or self.filter.make_rule()
+
+    @property
+    def has_regularizer(self) -> bool:
+        """Whether the loss has the extra term, by name or as an object."""
+        return self.parts.regularizer is not None or self.regularizer.name != "none"
+
+    @property
+    def shown_regularizer(self) -> str:
+        """The regularizer as messages name it."""
+        given = self.parts.regularizer is not None
+        return "an object" if given else repr(self.regularizer.name)
 
     def make_regularizer(self) -> Regularizer:
         """The regularizer of the section of that name."""

@@ -43,9 +43,9 @@ class Inversion(MethodOptions):
     single_network = True
 
     def problems(self, config):
-        if config.make_regularizer().needs:
+        if config.has_regularizer:
             yield (
-                f"regularizer.name is {config.regularizer.name!r} with method.name "
+                f"regularizer.name is {config.shown_regularizer} with method.name "
                 f"{config.method_name!r}; it takes no account of earlier segments, so "
                 "it must be 'none'."
             )

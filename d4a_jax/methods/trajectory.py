@@ -149,9 +149,9 @@ class TrajectoryMatching(MethodOptions):
                 f"method.min_start_epoch is {self.min_start_epoch}; it must be below "
                 f"{first}, where the window ends."
             )
-        if config.regularizer.name != "none":
+        if config.has_regularizer:
             yield (
-                f"regularizer.name is {config.regularizer.name!r} with method.name "
+                f"regularizer.name is {config.shown_regularizer} with method.name "
                 f"{config.method_name!r}; it must be 'none', as the student trains on "
                 "the earlier segments as well."
             )
